@@ -1,0 +1,283 @@
+"""The article's claims, what was measured here, and how the two stand to each other.
+
+The claims are data (claims.toml). An experiment says in its decorator which of them it settles; this module finds
+the learner's newest record of it and holds its figure, with its interval, against the claim.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from helpers.measure import Estimate, _short
+from helpers.record import Record
+
+if TYPE_CHECKING:
+    from helpers.ledger import Ledger
+
+FILE = Path(__file__).with_name("claims.toml")
+TOLERANCE = 0.5  # what a claim that gives one figure is granted either way, as a share of it
+RULES = ("between", "at least", "at most", "yes")
+
+Word = Literal["holds", "lower", "higher", "depends", "not observed"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of claims.toml, which says what the fields mean."""
+
+    id: str
+    claim: str
+    unit: str
+    source: str
+    notebook: str
+    rule: str
+    low: float | None = None
+    high: float | None = None
+    point: float | None = None
+    primary: str | None = None
+    figure: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+    absent: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where the fields do not fit together."""
+        bounds = (self.low is not None, self.high is not None)
+        expected = {"between": (True, True), "at least": (True, False), "at most": (False, True), "yes": (False, False)}
+        if self.rule not in RULES:
+            raise ValueError(f"{self.id}: rule={self.rule!r}: a rule is one of {', '.join(RULES)}")
+        if bounds != expected[self.rule]:
+            raise ValueError(f"{self.id}: the rule {self.rule!r} and the bounds do not go together")
+
+    @property
+    def said(self) -> str:
+        """The claim's figure as people write it: "1 to 10 µs", "about 1 ns", "at least 10,000 requests/s"."""
+        if self.rule == "yes":
+            return "yes"
+        if self.point is not None:
+            return f"about {_short(self.point)} {self.unit}"
+        ends = " to ".join(_short(bound) for bound in (self.low, self.high) if bound is not None)
+        return f"{ends if self.rule == 'between' else f'{self.rule} {ends}'} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an estimate stands to a claim, and why."""
+
+    word: Word
+    why: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim, what was measured here (in the claim's unit), the verdict, and the record that it rests on."""
+
+    claim: Claim
+    here: Estimate | None = None
+    verdict: Verdict | None = None
+    record: Record | None = None
+
+
+# The claims
+
+
+@functools.cache
+def _all() -> dict[str, Claim]:
+    with FILE.open("rb") as file:
+        return {row["id"]: _read(row) for row in tomllib.load(file)["claims"]}
+
+
+def _read(row: dict[str, Any]) -> Claim:
+    """A row of the file. Raises `ValueError` for a field that no claim has."""
+    known = {item.name for item in fields(Claim)}
+    if unknown := set(row) - known:
+        raise ValueError(f"{row['id']}: no claim has {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    if "point" in row:
+        row = {**row, "low": row["point"] * (1 - TOLERANCE), "high": row["point"] * (1 + TOLERANCE)}
+    return Claim(**row)
+
+
+def claims() -> list[Claim]:
+    """Every claim, in the order of the series."""
+    return list(_all().values())
+
+
+def claim(id: str) -> Claim:
+    """The claim of that id. Raises `ValueError` that suggests the nearest one."""
+    if id in _all():
+        return _all()[id]
+    from difflib import get_close_matches
+
+    near = get_close_matches(id, _all(), n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else "`python -m helpers claims` shows them all"
+    raise ValueError(f"{id}: no such claim; {hint}")
+
+
+# The verdict
+
+# What one of each unit is in the first of its family
+FAMILIES = (
+    {"ns": 1.0, "µs": 1e3, "us": 1e3, "ms": 1e6, "s": 1e9},
+    {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+)
+
+
+def in_unit(estimate: Estimate, unit: str) -> Estimate | None:
+    """The same estimate in another unit; None where the two units measure different things."""
+    if estimate.unit == unit:
+        return estimate
+    for family in FAMILIES:
+        if estimate.unit in family and unit in family:
+            return estimate.scaled(family[estimate.unit] / family[unit], unit)
+    return None
+
+
+def verdict(claim: Claim, estimate: Estimate) -> Verdict:
+    """Hold an estimate against a claim, by the claim's rule."""
+    here = in_unit(estimate, claim.unit)
+    if here is None:
+        return Verdict("depends", f"measured in {estimate.unit}, claimed in {claim.unit}")
+    judged = _observed(here) if claim.rule == "yes" else _placed(claim, here)
+    notes = "".join(f"; {note}" for note in estimate.warnings)
+    return Verdict(judged.word, judged.why + notes)
+
+
+def _placed(claim: Claim, here: Estimate) -> Verdict:
+    interval = f"{_short(here.low)} to {_short(here.high)} {claim.unit}"
+    if claim.low is not None and here.high < claim.low:
+        return Verdict("lower", f"all of {interval} is below {_short(claim.low)}")
+    if claim.high is not None and here.low > claim.high:
+        return Verdict("higher", f"all of {interval} is above {_short(claim.high)}")
+    crossed = [bound for bound in (claim.low, claim.high) if bound is not None and here.low < bound < here.high]
+    if crossed:
+        return Verdict("depends", f"the interval, {interval}, spans {' and '.join(map(_short, crossed))}")
+    return Verdict("holds", f"all of {interval} is within what is claimed")
+
+
+def _observed(here: Estimate) -> Verdict:
+    """The figure is the share of trials that showed the effect."""
+    if here.low >= 1:
+        return Verdict("holds", "seen in every trial")
+    if here.high <= 0:
+        return Verdict("not observed", "not seen in any trial")
+    return Verdict("depends", f"seen in {here.median:.0%} of the trials")
+
+
+# The table
+
+
+def settle(ledger: Ledger | None = None) -> list[Row]:
+    """Every claim with the learner's newest measurement of it and the verdict; open rows have neither."""
+    if ledger is None:
+        from helpers.ledger import ledger as this_process
+
+        ledger = this_process()
+    return [_settled(claim, ledger) for claim in claims()]
+
+
+def _settled(claim: Claim, ledger: Ledger) -> Row:
+    record = _newest(claim, ledger)
+    if record is None:
+        return Row(claim)
+    figures = record.figures()
+    name = claim.figure or record.headline_name
+    if name not in figures:
+        return Row(claim, None, Verdict("depends", claim.absent or f"the run has no figure for {name}"), record)
+    judged = verdict(claim, figures[name])
+    noise = record.noise.warning() if record.noise else None
+    return Row(
+        claim,
+        in_unit(figures[name], claim.unit) or figures[name],
+        Verdict(judged.word, f"{judged.why}; {noise}") if noise else judged,
+        record,
+    )
+
+
+def _newest(claim: Claim, ledger: Ledger) -> Record | None:
+    """The newest record of any experiment that settles the claim, made on this learner's machine."""
+    from helpers.registry import experiments
+
+    names = [name for name, experiment in experiments().items() if claim.id in experiment.claims]
+    found = [record for name in names if (record := next(_matching(claim, ledger.records(name)), None))]
+    return max(found, key=lambda record: record.started, default=None)
+
+
+def _matching(claim: Claim, records: Iterable[Record]) -> Iterator[Record]:
+    for record in records:
+        if record.reference is None and claim.where.items() <= record.parameters.items():
+            yield record
+
+
+def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as `claims --json` prints them."""
+    return [
+        {
+            "id": row.claim.id,
+            "claim": row.claim.claim,
+            "low": row.claim.low,
+            "high": row.claim.high,
+            "unit": row.claim.unit,
+            "source": row.claim.source,
+            "here": row.here and {name: getattr(row.here, name) for name in ("median", "low", "high", "unit")},
+            "verdict": row.verdict and row.verdict.word,
+            "notebook": row.claim.notebook,
+        }
+        for row in rows
+    ]
+
+
+HEADINGS = ("Claim", "Article", "Here", "Verdict")
+WIDTHS = (46, 22, 26, 40)
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    """Claim, article, here, verdict, in words."""
+    if row.verdict is None:
+        return (row.claim.claim, row.claim.said, "–", f"open: run notebook {row.claim.notebook}")
+    said = row.verdict.word if row.verdict.word == "holds" else f"{row.verdict.word}: {row.verdict.why}"
+    return (row.claim.claim, row.claim.said, str(row.here) if row.here else "–", said)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows for a terminal."""
+    from textwrap import wrap
+
+    lines = [_line(HEADINGS), _line("-" * width for width in WIDTHS)]
+    for row in rows:
+        columns = [wrap(cell, width) for cell, width in zip(_cells(row), WIDTHS, strict=True)]
+        for index in range(max(map(len, columns))):
+            lines.append(_line(column[index] if index < len(column) else "" for column in columns))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "  ".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+
+
+# No colours of its own: it takes the page's, so it reads in light and dark alike. Words, not colours, say the verdict.
+STYLE = "text-align: left; vertical-align: top; padding: 0.3em 0.8em; border-bottom: 1px solid currentColor"
+
+
+def html(rows: Sequence[Row]) -> str:
+    """The rows as a table for a notebook."""
+    settled = sum(row.verdict is not None for row in rows)
+    caption = f"The article's claims and your machine: {settled} of {len(rows)} settled"
+    head = "".join(f'<th scope="col" style="{STYLE}">{heading}</th>' for heading in HEADINGS)
+    body = "".join(f"<tr>{_html_cells(row)}</tr>\n" for row in rows)
+    return (
+        '<table style="border-collapse: collapse; color: inherit; background: transparent">\n'
+        f'<caption style="text-align: left; color: inherit">{caption}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+    )
+
+
+def _html_cells(row: Row) -> str:
+    first, *others = map(escape, _cells(row))
+    source = escape(row.claim.source + (f". {row.claim.primary}" if row.claim.primary else ""))
+    header = f'<th scope="row" style="{STYLE}; font-weight: normal" title="{source}">{first}</th>'
+    return header + "".join(f'<td style="{STYLE}">{cell}</td>' for cell in others)

@@ -1,0 +1,276 @@
+"""Measuring: clocks, batches, repeats, baselines, intervals, and how noisy the machine was meanwhile.
+
+Times are nanoseconds while they are taken and become an `Estimate`, which knows its unit, at the end.
+Standard library alone, so that any interpreter on the machine can run an experiment; and imports are
+late where they are slow, because this module is loaded in a fresh process before every experiment.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from helpers import machine, progress
+
+T = TypeVar("T")
+
+INTERACTIVE_NS = 20_000_000  # a batch that is long against the clock and short against a learner's patience
+HEADLINE_NS = 100_000_000
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+BELOW_NOISE = "below noise: its interval includes zero"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median with its 95 % interval, in `unit`, and the samples it came from."""
+
+    median: float
+    low: float
+    high: float
+    unit: str
+    samples: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{_short(self.median)} {self.unit} ({_short(self.low)} to {_short(self.high)})"
+
+    def scaled(self, factor: float, unit: str | None = None) -> Estimate:
+        """The same estimate in another unit: every figure times `factor` (a positive number)."""
+        if not factor > 0:
+            raise ValueError(f"factor={factor}: a change of unit is a positive number")
+        return replace(
+            self,
+            median=self.median * factor,
+            low=self.low * factor,
+            high=self.high * factor,
+            unit=unit or self.unit,
+            samples=tuple(sample * factor for sample in self.samples),
+        )
+
+
+def _short(value: float) -> str:
+    """Three significant digits, without an exponent where people would not write one."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value, or the mean of the two middle ones. (`statistics` takes 12 ms to import.)"""
+    if not values:
+        raise ValueError("a median needs at least one value")
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` of the already sorted values lie, interpolated linearly."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def estimate(samples: Sequence[float], unit: str, *, warnings: Sequence[str] = ()) -> Estimate:
+    """The median of independent samples with a 95 % interval from a smoothed bootstrap.
+
+    The plain bootstrap of a median can only return values that were sampled, and with 5 to 15 of them its
+    interval is too narrow (it covers the truth 87-94 % of the time); adding normal noise of Silverman's
+    bandwidth to each resample mends that (Silverman and Young, "The bootstrap: to smooth or not to
+    smooth?", Biometrika 74, 1987). Samples must be independent: one per fresh process for a headline.
+    The order of the samples does not matter, and the result is the same on every call.
+    """
+    if not samples:
+        raise ValueError("an estimate needs at least one sample")
+    ordered = sorted(float(sample) for sample in samples)
+    middle = median(ordered)
+    kept = tuple(float(sample) for sample in samples)
+    if len(ordered) < 3:
+        note = f"only {len(ordered)} sample{'s' if len(ordered) > 1 else ''}: no interval, the range is shown"
+        return Estimate(middle, ordered[0], ordered[-1], unit, kept, (*warnings, note))
+    medians = sorted(_resampled_medians(ordered))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = quantile(medians, tail), quantile(medians, 1 - tail)
+    return Estimate(middle, min(low, middle), max(high, middle), unit, kept, tuple(warnings))
+
+
+def _resampled_medians(ordered: Sequence[float]) -> Iterator[float]:
+    from random import Random  # 5 ms, needed only once something was measured
+
+    source = Random(len(ordered))
+    spread = _bandwidth(ordered)
+    for _ in range(RESAMPLES):
+        resample = source.choices(ordered, k=len(ordered))
+        yield median([value + spread * source.gauss(0, 1) for value in resample] if spread else resample)
+
+
+def _bandwidth(ordered: Sequence[float]) -> float:
+    """Silverman's rule of thumb: 0.9 min(s, IQR / 1.349) n^(-1/5)."""
+    count = len(ordered)
+    mean = sum(ordered) / count
+    deviation = (sum((value - mean) ** 2 for value in ordered) / (count - 1)) ** 0.5
+    quartiles = quantile(ordered, 0.75) - quantile(ordered, 0.25)
+    return 0.9 * min(deviation, quartiles / 1.349) * count**-0.2
+
+
+def difference(samples: Sequence[float], baseline: Sequence[float], unit: str) -> Estimate:
+    """What is left of `samples` when `baseline` is taken away, pair by pair.
+
+    Both were taken in the same rounds (see `interleave`), so that slow drift of the machine cancels. The
+    uncertainty of both is in the interval. A result that may be zero says so, and one that came out
+    negative stays negative: it is never clamped.
+    """
+    if len(samples) != len(baseline):
+        raise ValueError(f"{len(samples)} samples and {len(baseline)} baselines: they come in pairs")
+    result = estimate([sample - base for sample, base in zip(samples, baseline, strict=True)], unit)
+    return replace(result, warnings=(*result.warnings, BELOW_NOISE)) if result.low <= 0 <= result.high else result
+
+
+def ratio(samples: Sequence[float], reference: Sequence[float]) -> Estimate:
+    """`samples` over `reference`, pair by pair, as an estimate without a unit ("x")."""
+    if len(samples) != len(reference):
+        raise ValueError(f"{len(samples)} samples and {len(reference)} references: they come in pairs")
+    return estimate([sample / other for sample, other in zip(samples, reference, strict=True)], "x")
+
+
+def batch_size(run: Callable[[int], int], at_least_ns: int = INTERACTIVE_NS, *, limit: int = 1 << 30) -> int:
+    """How many iterations make `run(count)` (which returns the nanoseconds it took) last `at_least_ns`.
+
+    Doubled until long enough, so that neither the clock's resolution nor its overhead counts. These
+    calibration runs also warm caches up; their times are thrown away.
+    """
+    count = 1
+    while run(count) < at_least_ns and count < limit:
+        count *= 2
+    return count
+
+
+def interleave(
+    conditions: Mapping[str, Callable[[], float]], rounds: int, *, seed: int | None = None, report: bool = True
+) -> dict[str, list[float]]:
+    """Call every condition once per round, in a new random order each round; what each returned, in rounds.
+
+    Conditions and their baselines so meet the same drift of the machine. Garbage collection is off.
+    """
+    from random import Random
+
+    source = Random(seed)
+    results: dict[str, list[float]] = {name: [] for name in conditions}
+    order = list(conditions)
+    with no_garbage_collection():
+        for done in range(rounds):
+            source.shuffle(order)
+            for name in order:
+                results[name].append(conditions[name]())
+            if report:
+                progress.report(done + 1, rounds)
+    return results
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Switch the cyclic collector off, so that its pauses do not land in a sample; restore it after."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def timed(run: Callable[[], object]) -> int:
+    """Wall-clock nanoseconds of one call."""
+    start = time.perf_counter_ns()
+    run()
+    return time.perf_counter_ns() - start
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the rest of the machine did while an experiment ran. Shares are of one core; None is unknown.
+
+    `stolen`: cores' worth of CPU time that the hypervisor gave to others; `others`: cores' worth that other
+    processes here used; `involuntary`: times per second that our processes were pushed off a core.
+    """
+
+    grade: str  # "quiet", "noisy", "busy" or "unknown"
+    stolen: float | None = None
+    others: float | None = None
+    involuntary: float | None = None
+
+    def warning(self) -> str | None:
+        """One line for the record, or None on a quiet machine."""
+        if self.grade in ("quiet", "unknown"):
+            return None
+        parts = []
+        if self.stolen is not None and self.stolen >= NOISY_CORES:
+            parts.append(f"the hypervisor took {self.stolen:.0%} of a core")
+        if self.others is not None and self.others >= NOISY_CORES:
+            parts.append(f"other programs used {self.others:.0%} of a core")
+        return f"{self.grade} machine: {' and '.join(parts)}"
+
+
+NOISY_CORES = 0.05
+BUSY_CORES = 0.30
+
+
+def grade_noise(before: machine.Activity, after: machine.Activity) -> Noise:
+    """Compare two snapshots of `machine.activity()`. Noise is graded, never a reason to drop a sample."""
+    seconds = max((after.wall_ns - before.wall_ns) / 1e9, 1e-9)
+    stolen = _rate(before.stolen_s, after.stolen_s, seconds)
+    busy = _rate(before.busy_s, after.busy_s, seconds)
+    own = _rate(before.own_cpu_s, after.own_cpu_s, seconds)
+    others = None if busy is None or own is None else max(0.0, busy - own)
+    involuntary = _rate(before.involuntary, after.involuntary, seconds)
+    known = [value for value in (stolen, others) if value is not None]
+    if not known or seconds < 0.1:  # the kernel counts in ticks of 10 ms: over less than ten it says nothing
+        return Noise("unknown", stolen, others, involuntary)
+    worst = max(known)
+    grade = "busy" if worst >= BUSY_CORES else "noisy" if worst >= NOISY_CORES else "quiet"
+    return Noise(grade, stolen, others, involuntary)
+
+
+def _rate(before: float | None, after: float | None, seconds: float) -> float | None:
+    return None if before is None or after is None else (after - before) / seconds
+
+
+def in_fresh_process(run: Callable[[], T]) -> T:
+    """Call `run` in a fork of this process and return its result, which must be plain values (it travels as JSON).
+
+    What one process happens to get (its pages, its place in the caches) shifts all of its samples together,
+    so a headline figure takes one sample per process. Raises `RuntimeError` with the child's traceback.
+    """
+    import json
+
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(read_end)
+            with os.fdopen(write_end, "w") as answer:
+                json.dump({"result": run()}, answer)
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(write_end)
+    with os.fdopen(read_end) as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"a measuring process ended with status {os.waitstatus_to_exitcode(status)}")
+    result: T = json.loads(text)["result"]
+    return result

@@ -1,0 +1,29 @@
+"""The suite leaves the learner's ledger, Jupyter settings and screen alone."""
+
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports helpers or Jupyter, and inherited by every process that a test starts.
+_home = tempfile.TemporaryDirectory(prefix="concurrency-tests-")
+os.environ["HELPERS_LEDGER"] = ":memory:"
+os.environ["MPLBACKEND"] = "Agg"
+for _name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+    os.environ[_name] = str(Path(_home.name) / _name.lower())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skip whose reason begins with "install:" is a failure: there, everything that can be installed is."""
+    report = yield
+    if os.environ.get("HELPERS_NO_SKIPS") and report.skipped and call.excinfo is not None:
+        reason = str(getattr(call.excinfo.value, "msg", ""))
+        if reason.startswith("install:"):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} may not skip here: {reason}"
+    return report
