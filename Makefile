@@ -9,11 +9,11 @@ export PYTHON
 help: ## this list
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r what why; do printf '%-16s %s\n' "$$what" "$$why"; done
 
-# --allow-root: inside a container a learner is often root, and JupyterLab would refuse to start. It listens on the loopback
-# address alone, with its token.
+# --allow-root: in a container a learner is often root, and JupyterLab would refuse to start. It listens on the loopback
+# address alone, with its token. The address it prints opens the notebook, also with --no-browser.
 lab: ## open the notebooks in JupyterLab (ARGS=--no-browser)
 	@.ci/setup run
-	$(PY) -m jupyterlab --ip=127.0.0.1 --allow-root --ServerApp.root_dir=. $(ARGS) notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab --ip=127.0.0.1 --allow-root --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 test: ## run the whole test suite (ARGS='-k name')
 	@.ci/setup test
@@ -29,7 +29,7 @@ bench: ## compare our figures with those of C tools, and print the ratios
 
 reference: ## record the reference run anew, on this machine
 	@.ci/setup run
-	$(PY) -m helpers reference $(ARGS)
+	HELPERS_LEDGER=:memory: $(PY) -m helpers reference $(ARGS)
 
 # One resolution for all systems and Pythons from 3.11 on; hashes, but no address of any package index.
 COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

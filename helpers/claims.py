@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from html import escape
+from itertools import zip_longest
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from helpers.measure import Estimate, _short
+from helpers.measure import Estimate, short
 from helpers.record import Record
 
 if TYPE_CHECKING:
@@ -60,17 +62,23 @@ class Claim:
         if self.rule == "yes":
             return "yes"
         if self.point is not None:
-            return f"about {_short(self.point)} {self.unit}"
-        ends = " to ".join(_short(bound) for bound in (self.low, self.high) if bound is not None)
+            return f"about {short(self.point)} {self.unit}"
+        ends = " to ".join(short(bound) for bound in (self.low, self.high) if bound is not None)
         return f"{ends if self.rule == 'between' else f'{self.rule} {ends}'} {self.unit}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an estimate stands to a claim, and why."""
+    """How an estimate stands to a claim, and why; `note` is what to bear in mind, e.g. a noisy machine."""
 
     word: Word
     why: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        """In a table: that it holds needs no reason."""
+        parts = [self.word if self.word == "holds" else f"{self.word}: {self.why}", self.note]
+        return "; ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -142,30 +150,35 @@ def verdict(claim: Claim, estimate: Estimate) -> Verdict:
     here = in_unit(estimate, claim.unit)
     if here is None:
         return Verdict("depends", f"measured in {estimate.unit}, claimed in {claim.unit}")
-    judged = _observed(here) if claim.rule == "yes" else _placed(claim, here)
-    notes = "".join(f"; {note}" for note in estimate.warnings)
-    return Verdict(judged.word, judged.why + notes)
+    if isnan(here.low) or isnan(here.high):
+        return Verdict("depends", "the figure is not a number")
+    word, why = _observed(here) if claim.rule == "yes" else _placed(claim, here)
+    return Verdict(word, why, "; ".join(estimate.warnings))
 
 
-def _placed(claim: Claim, here: Estimate) -> Verdict:
-    interval = f"{_short(here.low)} to {_short(here.high)} {claim.unit}"
-    if claim.low is not None and here.high < claim.low:
-        return Verdict("lower", f"all of {interval} is below {_short(claim.low)}")
-    if claim.high is not None and here.low > claim.high:
-        return Verdict("higher", f"all of {interval} is above {_short(claim.high)}")
-    crossed = [bound for bound in (claim.low, claim.high) if bound is not None and here.low < bound < here.high]
-    if crossed:
-        return Verdict("depends", f"the interval, {interval}, spans {' and '.join(map(_short, crossed))}")
-    return Verdict("holds", f"all of {interval} is within what is claimed")
+def _placed(claim: Claim, here: Estimate) -> tuple[Word, str]:
+    interval = f"{short(here.low)} to {short(here.high)} {claim.unit}"
+    edges = []
+    if claim.low is not None and here.low < claim.low:
+        if here.high < claim.low:
+            return "lower", f"all of {interval} is below {short(claim.low)}"
+        edges.append(short(claim.low))
+    if claim.high is not None and here.high > claim.high:
+        if here.low > claim.high:
+            return "higher", f"all of {interval} is above {short(claim.high)}"
+        edges.append(short(claim.high))
+    if edges:
+        return "depends", f"the interval, {interval}, spans {' and '.join(edges)}"
+    return "holds", f"all of {interval} is within what is claimed"
 
 
-def _observed(here: Estimate) -> Verdict:
+def _observed(here: Estimate) -> tuple[Word, str]:
     """The figure is the share of trials that showed the effect."""
     if here.low >= 1:
-        return Verdict("holds", "seen in every trial")
+        return "holds", "seen in every trial"
     if here.high <= 0:
-        return Verdict("not observed", "not seen in any trial")
-    return Verdict("depends", f"seen in {here.median:.0%} of the trials")
+        return "not observed", "not seen in any trial"
+    return "depends", f"seen in {here.median:.0%} of the trials"
 
 
 # The table
@@ -177,11 +190,11 @@ def settle(ledger: Ledger | None = None) -> list[Row]:
         from helpers.ledger import ledger as this_process
 
         ledger = this_process()
-    return [_settled(claim, ledger) for claim in claims()]
+    records = functools.cache(ledger.records)  # several claims rest on one experiment
+    return [_settled(claim, _newest(claim, records)) for claim in claims()]
 
 
-def _settled(claim: Claim, ledger: Ledger) -> Row:
-    record = _newest(claim, ledger)
+def _settled(claim: Claim, record: Record | None) -> Row:
     if record is None:
         return Row(claim)
     figures = record.figures()
@@ -189,21 +202,17 @@ def _settled(claim: Claim, ledger: Ledger) -> Row:
     if name not in figures:
         return Row(claim, None, Verdict("depends", claim.absent or f"the run has no figure for {name}"), record)
     judged = verdict(claim, figures[name])
-    noise = record.noise.warning() if record.noise else None
-    return Row(
-        claim,
-        in_unit(figures[name], claim.unit) or figures[name],
-        Verdict(judged.word, f"{judged.why}; {noise}") if noise else judged,
-        record,
-    )
+    notes = [judged.note, record.noise.warning() if record.noise else None]
+    judged = replace(judged, note="; ".join(note for note in notes if note))
+    return Row(claim, in_unit(figures[name], claim.unit) or figures[name], judged, record)
 
 
-def _newest(claim: Claim, ledger: Ledger) -> Record | None:
+def _newest(claim: Claim, records: Callable[[str], list[Record]]) -> Record | None:
     """The newest record of any experiment that settles the claim, made on this learner's machine."""
     from helpers.registry import experiments
 
     names = [name for name, experiment in experiments().items() if claim.id in experiment.claims]
-    found = [record for name in names if (record := next(_matching(claim, ledger.records(name)), None))]
+    found = [record for name in names if (record := next(_matching(claim, records(name)), None))]
     return max(found, key=lambda record: record.started, default=None)
 
 
@@ -233,30 +242,32 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 HEADINGS = ("Claim", "Article", "Here", "Verdict")
 WIDTHS = (46, 22, 26, 40)
+GAP = "  "
 
 
 def _cells(row: Row) -> tuple[str, str, str, str]:
     """Claim, article, here, verdict, in words."""
     if row.verdict is None:
         return (row.claim.claim, row.claim.said, "–", f"open: run notebook {row.claim.notebook}")
-    said = row.verdict.word if row.verdict.word == "holds" else f"{row.verdict.word}: {row.verdict.why}"
-    return (row.claim.claim, row.claim.said, str(row.here) if row.here else "–", said)
+    return (row.claim.claim, row.claim.said, str(row.here) if row.here else "–", str(row.verdict))
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows for a terminal."""
+    """The rows for a terminal, as wide as the terminal has room for."""
+    from shutil import get_terminal_size
     from textwrap import wrap
 
-    lines = [_line(HEADINGS), _line("-" * width for width in WIDTHS)]
+    room = max(get_terminal_size((120, 24)).columns, 80) - len(GAP) * (len(WIDTHS) - 1)
+    widths = [min(width, width * room // sum(WIDTHS)) for width in WIDTHS]
+    lines = [_line(HEADINGS, widths), _line(["-" * width for width in widths], widths)]
     for row in rows:
-        columns = [wrap(cell, width) for cell, width in zip(_cells(row), WIDTHS, strict=True)]
-        for index in range(max(map(len, columns))):
-            lines.append(_line(column[index] if index < len(column) else "" for column in columns))
+        columns = [wrap(cell, width) for cell, width in zip(_cells(row), widths, strict=True)]
+        lines += [_line(cells, widths) for cells in zip_longest(*columns, fillvalue="")]
     return "\n".join(lines)
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "  ".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
+    return GAP.join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 # No colours of its own: it takes the page's, so it reads in light and dark alike. Words, not colours, say the verdict.

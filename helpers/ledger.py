@@ -64,8 +64,8 @@ def default_path() -> Path:
     elif sys.platform == "darwin":
         folder = Path.home() / "Library" / "Application Support"
     else:
-        given = os.environ.get("XDG_DATA_HOME", "")
-        folder = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
+        folder = Path(os.environ.get("XDG_DATA_HOME", ""))
+        folder = folder if folder.is_absolute() else Path.home() / ".local" / "share"
     return folder / FOLDER / "ledger.sqlite"
 
 
@@ -282,8 +282,10 @@ class Ledger:
         connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:
             connection.text_factory = _text
-            _prepare(connection)
+            _prepare(connection, self.path)
             yield connection
+        except UnicodeDecodeError as error:  # Python's, of a damaged schema in SQLite's message
+            raise _Damaged(str(error)) from error
         finally:
             connection.close()
 
@@ -350,7 +352,9 @@ def _decoded(value: str) -> Record | None:
     from helpers.registry import decode
 
     try:
-        return decode(json.loads(value))
+        record = decode(json.loads(value))
+        record.figures()
+        return record
     except Exception:  # an experiment that is gone, an older shape, a damaged cell: whatever it is, it is no record
         return None
 
@@ -376,18 +380,26 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table where the file is new. Raises `_NotOurs` for what must not be touched."""
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the table where the file is new. Raises `_NotOurs` for what must not be touched, or `_Damaged`."""
     version = _version(connection)
     if version > VERSION:
         raise _NotOurs("a newer version of these notebooks wrote it; update them, or set HELPERS_LEDGER to a new file")
-    if version < VERSION:
+    if version < 0:
+        raise _Damaged(f"its version is {version}")
+    if version == 0:
         with _transaction(connection):
             if _version(connection) == 0:  # nobody was faster
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    raise _NotOurs("it is a database of another program; set HELPERS_LEDGER to a new file")
-                connection.execute(SCHEMA)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+                _make_table(connection, path)
+
+
+def _make_table(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise _NotOurs("it is a database of another program; set HELPERS_LEDGER to a new file")
+    if path.stat().st_size > 1:  # an empty file that SQLite has opened may have one byte
+        raise _Damaged("it is not empty, and has no table")
+    connection.execute(SCHEMA)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -457,8 +469,8 @@ def _rename(path: Path, aside: Path) -> None:
     """Rename the file; first its journal, which would otherwise be played back into the new file."""
     for ending in ("-journal", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{path}{ending}", f"{aside}{ending}")
-    os.rename(path, aside)
+            Path(f"{path}{ending}").rename(f"{aside}{ending}")
+    path.rename(aside)
 
 
 def _salvaged(aside: Path) -> list[_Row]:
@@ -472,10 +484,11 @@ def _salvaged(aside: Path) -> list[_Row]:
             continue
         connection.text_factory = _text
         try:
-            for columns in connection.execute(f"SELECT key, kind, name, at, value, id FROM entries ORDER BY id {order}"):
+            query = f"SELECT key, kind, name, at, value, id FROM entries ORDER BY id {order}"
+            for columns in connection.execute(query):
                 if isinstance(columns[5], int) and None not in columns:
                     found[columns[5]] = _row(*columns)
-        except (sqlite3.Error, MemoryError, OverflowError):
+        except (sqlite3.Error, UnicodeDecodeError, MemoryError):
             pass  # as far as it goes
         finally:
             connection.close()

@@ -713,9 +713,7 @@ def _card() -> dict[str, object]:
             facts[name] = fact()
         except _Unknown as why:
             facts[name], unknown[name] = None, str(why)
-        except (
-            Exception
-        ) as error:  # whatever a strange system does, the other facts stand; the message may hold a path, so not that
+        except Exception as error:  # the other facts stand; its message may hold a path, so it isn't shown
             facts[name], unknown[name] = None, f"asking for it failed ({type(error).__name__})"
     return facts | {"unknown": unknown}
 
@@ -1247,7 +1245,8 @@ def size(count: int) -> str:
         if value < 1024:
             break
         value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if value == int(value) or value >= 100 else f"{value:.1f} {unit}"
+    number = f"{value:.0f}" if value >= 100 else f"{value:.1f}".removesuffix(".0")
+    return f"{number} {unit}"
 
 
 def _words_cores(facts: dict[str, Any]) -> str:

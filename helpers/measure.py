@@ -38,7 +38,7 @@ class Estimate:
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} {self.unit} ({_short(self.low)} to {_short(self.high)})"
+        return f"{short(self.median)} {self.unit} ({short(self.low)} to {short(self.high)})"
 
     def scaled(self, factor: float, unit: str | None = None) -> Estimate:
         """The same estimate in another unit: every figure times `factor` (a positive number)."""
@@ -54,7 +54,7 @@ class Estimate:
         )
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits, without an exponent where people would not write one."""
     if value == 0:
         return "0"
@@ -84,7 +84,7 @@ def estimate(samples: Sequence[float], unit: str, *, warnings: Sequence[str] = (
     The plain bootstrap of a median can only return values that were sampled, and with 5 to 15 of them its
     interval is too narrow (it covers the truth 87-94 % of the time); adding normal noise of Silverman's
     bandwidth to each resample mends that (Silverman and Young, "The bootstrap: to smooth or not to
-    smooth?", Biometrika 74, 1987). Samples must be independent: one per fresh process for a headline.
+    smooth?", Biometrika 74, 1987). It never reaches beyond the samples: a time stays positive. Samples must be independent: one per fresh process for a headline.
     The order of the samples does not matter, and the result is the same on every call.
     """
     if not samples:
@@ -97,7 +97,7 @@ def estimate(samples: Sequence[float], unit: str, *, warnings: Sequence[str] = (
         return Estimate(middle, ordered[0], ordered[-1], unit, kept, (*warnings, note))
     medians = sorted(_resampled_medians(ordered))
     tail = (1 - CONFIDENCE) / 2
-    low, high = quantile(medians, tail), quantile(medians, 1 - tail)
+    low, high = max(quantile(medians, tail), ordered[0]), min(quantile(medians, 1 - tail), ordered[-1])
     return Estimate(middle, min(low, middle), max(high, middle), unit, kept, tuple(warnings))
 
 

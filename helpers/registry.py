@@ -165,7 +165,8 @@ class Experiment(Generic[P, R]):
         record: R = self.record_type.from_json(data)
         record = replace(record, machine={**machine.card(), **record.machine})
         kept = ledger()
-        if not kept.keep(record) and (word := kept.told()):
+        kept.keep(record)
+        if word := kept.told():
             progress.tell(word)
         return record
 

@@ -29,9 +29,12 @@ ROOT = Path(__file__).parent.parent
 FAKE = "fake.thing"
 
 
+COST = Estimate(1.0, 0.9, 1.1, "µs", (0.9, 1.0, 1.1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Thing(Record):
-    cost: Estimate = Estimate(1.0, 0.9, 1.1, "µs", (0.9, 1.0, 1.1))
+    cost: Estimate = COST
     padding: str = ""
 
     headline_name: ClassVar[str] = "cost"
@@ -134,7 +137,8 @@ def test_what_no_experiment_can_read_is_left_out(path: Path, monkeypatch: pytest
     book = Ledger(path)
     book.keep(made(1))
     book.keep(Thing(experiment="gone.away"))
-    for value in ("[]", "nonsense", '{"experiment": 5}', f'{{"experiment": "{FAKE}", "cost": 3, "parameters": 7}}', "1"):
+    odd_shape = f'{{"experiment": "{FAKE}", "cost": 3, "parameters": 7}}'
+    for value in ("[]", "nonsense", '{"experiment": 5}', odd_shape, "1"):
         book._add(ledgers._Row("record", FAKE, value))
     assert numbers(book) == [1]
     assert (found := book.latest(FAKE)) and found.parameters == {"number": 1}
@@ -244,8 +248,7 @@ def test_no_file_stays_open(path: Path) -> None:
     book.keep(made(1))
     next(book._newest("record"))  # not even in the midst of reading
     if Path("/proc/self/fd").exists():
-        opened = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
-        assert str(path) not in opened
+        assert path.resolve() not in [link.resolve() for link in Path("/proc/self/fd").iterdir()]
     assert sorted(file.name for file in path.parent.iterdir()) == ["ledger.sqlite"]
 
 
@@ -512,10 +515,11 @@ def test_no_damage_is_an_error_and_the_old_file_is_kept(damage: list[tuple[int, 
         opened = path.read_bytes()
         kept = book.keep(made(99))
         assert kept or book.trouble
-        assert numbers(book)[0] == 99
+        assert book.records()[0] == made(99)
         book.records(), book.predictions(), book.answers("quiz")
         moved = [aside.read_bytes() for aside in asides(path)]
-        assert bytes(content) in (*moved, opened) or len(content) < 2  # SQLite takes a file of one byte for an empty one
+        if len(content) > 1:  # a file of one byte is an empty one to SQLite
+            assert bytes(content) in (*moved, opened)
 
 
 def test_every_line_is_told_once(path: Path, tmp_path: Path) -> None:
@@ -526,5 +530,3 @@ def test_every_line_is_told_once(path: Path, tmp_path: Path) -> None:
     assert not book.keep(made(1))
     lines = [book.told(), book.told(), book.told()]
     assert len({line for line in lines if line}) == 2 and lines[2] is None
-
-

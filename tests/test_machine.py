@@ -149,7 +149,8 @@ def test_card_agrees_with_getconf() -> None:
     card = machine.card()
     assert getconf("PAGESIZE") in (0, card["page_bytes"])
     assert getconf("_NPROCESSORS_ONLN") in (0, card["cores_online"])
-    sizes = [one["bytes"] for one in card["caches"] or [] if (one["level"], one["kind"]) == (1, "data")]
+    caches: Any = card["caches"] or []
+    sizes = [one["bytes"] for one in caches if (one["level"], one["kind"]) == (1, "data")]
     assert not sizes or getconf("LEVEL1_DCACHE_SIZE") in (0, *sizes)
     assert getconf("LEVEL1_DCACHE_LINESIZE") in (0, card["cache_line_bytes"])
 
@@ -796,7 +797,7 @@ def test_activity_is_cheap() -> None:
 def program(folder: Path, name: str, body: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.write_text(f"#!/bin/sh\nPATH=/bin:/usr/bin\n{body}\n")
     path.chmod(0o755)
     return path
 
@@ -923,7 +924,6 @@ def test_toolchains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, answer in said.items():
         program(tmp_path, name, f"cat >&2 <<'END'\n{answer}\nEND")
     program(tmp_path, "wrk", "echo 'wrk debian/4.1.0-3+b2 [epoll] Copyright'; exit 1")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setattr(machine, "_tool_folders", lambda: str(tmp_path))
     tools = {tool.name: tool for tool in machine.toolchains()}
     assert {name: tool.version for name, tool in tools.items()} == {
@@ -951,7 +951,15 @@ def test_toolchains_of_this_machine() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 bytes"), (64, "64 bytes"), (4096, "4 KiB"), (1536, "1.5 KiB"), (2**30, "1 GiB"), (25274793984, "23.5 GiB")],
+    [
+        (0, "0 bytes"),
+        (64, "64 bytes"),
+        (4096, "4 KiB"),
+        (1536, "1.5 KiB"),
+        (2**30, "1 GiB"),
+        (25274793984, "23.5 GiB"),
+        (2**30 + 1, "1 GiB"),
+    ],
 )
 def test_size(count: int, text: str) -> None:
     assert machine.size(count) == text

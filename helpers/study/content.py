@@ -4,7 +4,8 @@ A file is named like its notebook and holds four kinds of entry, each with an `i
 notebook's number and with the `section` (a `## ` heading of the notebook) that it belongs to:
 
 - `[[prediction]]`: question, unit, low, high (the ends of a logarithmic scale);
-- `[[exercise]]`: title, task, stub, solution, hints (by mistake; `other` is always there);
+- `[[exercise]]`: title, task, stub, solution (runs after the stub, whose imports it uses), hints (by mistake; `other`
+  is always there);
 - `[[quiz]]`: question, options, each with text, right, reason. Exactly one option is right, every one has a reason;
 - `[[card]]`: front, back.
 """

@@ -13,9 +13,10 @@ from random import Random
 from types import FrameType
 from typing import Any
 
-from helpers.study import content, store
+from helpers.ledger import ledger
+from helpers.study import content
 from helpers.study.checks import Mistake, TookTooLong, find
-from helpers.study.shown import STYLE, as_text, note, rich
+from helpers.study.shown import as_text, note, rich
 
 LIMIT_SECONDS = 5.0
 
@@ -32,7 +33,7 @@ class Outcome:
     def _repr_html_(self) -> str:
         mark, kind = ("✓ Passed.", "good") if self.passed else ("Not yet.", "bad")
         kept = note(rich(self.trouble), "trouble") if self.trouble else ""
-        return f"{STYLE}{note(f'<strong>{mark}</strong> {rich(self.message)}', kind)}{kept}"
+        return f"{note(f'<strong>{mark}</strong> {rich(self.message)}', kind)}{kept}"
 
     def __repr__(self) -> str:
         return as_text(self._repr_html_())
@@ -43,7 +44,7 @@ def check(id: str, function: Any, *, seconds: float = LIMIT_SECONDS) -> Outcome:
     about = content.exercise(id)
     behaves = find(id)
     if not callable(function):
-        words = f"Hand over the function itself, without calling it: `check(\"{id}\", {about.function_name})`."
+        words = f'Hand over the function itself, without calling it: `check("{id}", {about.function_name})`.'
         return Outcome(False, words, "not-a-function")
     try:
         with time_limit(seconds):
@@ -57,8 +58,8 @@ def check(id: str, function: Any, *, seconds: float = LIMIT_SECONDS) -> Outcome:
         return Outcome(False, _hinted(about, Mistake("empty", "")), "empty")
     except (Exception, SystemExit) as error:
         return Outcome(False, explain(error, function), "raised")
-    trouble = store.keep_answer("exercise", id, True)
-    return Outcome(True, praise or "", trouble=f"The pass could not be kept: {trouble}" if trouble else None)
+    kept = ledger().answer("exercise", id, True)
+    return Outcome(True, praise or "", trouble=None if kept else ledger().trouble)
 
 
 def _hinted(about: content.Exercise, mistake: Mistake) -> str:
@@ -71,12 +72,11 @@ def _hinted(about: content.Exercise, mistake: Mistake) -> str:
 def explain(error: BaseException, function: Any) -> str:
     """One kind line about what the learner's code raised, with their own line where it happened."""
     what = type(error).__name__ + (f": {error}" if str(error) else "")
-    code = getattr(function, "__code__", None)
-    frames = [frame for frame in traceback.walk_tb(error.__traceback__) if code is not None]
-    lines = [line for frame, line in frames if frame.f_code.co_filename == code.co_filename]
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
     if not lines:
         return f"Calling your function ended in `{what}`. Does it take the arguments that the task names?"
-    source = linecache.getline(code.co_filename, lines[-1]).strip()
+    source = linecache.getline(file, lines[-1]).strip()
     return f"Your line {lines[-1]}, `{source}`, raised `{what}`." if source else f"Your code raised `{what}`."
 
 

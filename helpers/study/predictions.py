@@ -7,7 +7,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from helpers.study import content, store
+from helpers.ledger import ledger
+from helpers.study import content
 from helpers.study.shown import STYLE, Shown, note, number, plain, rich, text_box
 
 SECONDS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -20,7 +21,7 @@ def predict(id: str) -> Predict:
 
 def guess(id: str, unit: str | None = None) -> float | None:
     """The learner's guess in the prediction's unit (or in `unit`: ns, µs, ms or s); None if there is none."""
-    value = store.kept_guess(id)
+    value = ledger().prediction(id)
     if value is None or unit is None:
         return value
     try:
@@ -34,15 +35,26 @@ class Predict(Shown):
 
     def __init__(self, about: content.Prediction) -> None:
         self.about = about
-        saved = store.kept_guess(about.id)
+        saved = ledger().prediction(about.id)
         inside = saved is not None and about.low <= saved <= about.high
         value = saved if inside and saved is not None else float(f"{sqrt(about.low * about.high):.2g}")
         self.slider = widgets.FloatLogSlider(
-            value=value, base=10, min=log10(about.low), max=log10(about.high), step=0.01, readout=False,
-            description="Your guess", tooltip=plain(about.question), layout=widgets.Layout(width="24em"),
+            value=value,
+            base=10,
+            min=log10(about.low),
+            max=log10(about.high),
+            step=0.01,
+            readout=False,
+            description="Your guess",
+            tooltip=plain(about.question),
+            layout=widgets.Layout(width="24em"),
         )
         self.field = widgets.BoundedFloatText(
-            value=value, min=about.low, max=about.high, step=None, tooltip=f"Your guess in {about.unit}",
+            value=value,
+            min=about.low,
+            max=about.high,
+            step=None,
+            tooltip=f"Your guess in {about.unit}",
             layout=widgets.Layout(width="8em"),
         )
         self.button = widgets.Button(description="Save my guess", tooltip="Keep this guess for the figures")
@@ -50,14 +62,16 @@ class Predict(Shown):
         self.slider.observe(self._slid, "value")
         self.field.observe(self._typed, "value")
         self.button.on_click(self._save)
-        self.widget = widgets.VBox([
-            text_box(f'{STYLE}<div class="study-text">{self._question()}</div>'),
-            widgets.HBox(
-                [self.slider, self.field, widgets.Label(about.unit), self.button],
-                layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
-            ),
-            self.status,
-        ])
+        self.widget = widgets.VBox(
+            [
+                text_box(f'{STYLE}<div class="study-text">{self._question()}</div>'),
+                widgets.HBox(
+                    [self.slider, self.field, widgets.Label(about.unit), self.button],
+                    layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
+                ),
+                self.status,
+            ]
+        )
 
     def static_html(self) -> str:
         scale = f"from {self._words(self.about.low)} to {self._words(self.about.high)}"
@@ -81,9 +95,8 @@ class Predict(Shown):
 
     def _save(self, _button: widgets.Button) -> None:
         value = self.field.value
-        trouble = store.keep_guess(self.about, value)
-        if trouble:
-            words = f"Noted for this session only: {self._words(value)}. Run on. ({trouble})"
-            self.status.value = note(rich(words), "trouble")
-        else:
+        if ledger().predict(self.about.id, value, self.about.unit):
             self.status.value = note(f"Saved: {self._words(value)}. Run on.", "good")
+        else:
+            words = f"Noted for this session: {self._words(value)}. Run on. {ledger().trouble or ''}"
+            self.status.value = note(rich(words.strip()), "trouble")

@@ -6,7 +6,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from helpers.study import content, store
+from helpers.ledger import ledger
+from helpers.study import content
 from helpers.study.shown import STYLE, Shown, note, plain, rich, text_box
 
 
@@ -21,7 +22,7 @@ class Quiz(Shown):
     def __init__(self, questions: tuple[content.Question, ...]) -> None:
         self.questions = questions
         self.score = text_box()
-        kept = store.kept_answers("quiz")
+        kept = ledger().answers("quiz")
         self.asked = [Asked(place, item, kept.get(item.id), self._count) for place, item in enumerate(questions, 1)]
         self.widget = widgets.VBox([text_box(STYLE), *(asked.widget for asked in self.asked), self.score])
         self._count()
@@ -49,7 +50,8 @@ class Asked:
         self.options = widgets.RadioButtons(
             options=[(plain(option.text), option.text) for option in about.options],
             value=self.chosen.text if self.chosen else None,
-            tooltip=plain(about.question), layout=widgets.Layout(width="auto"),
+            tooltip=plain(about.question),
+            layout=widgets.Layout(width="auto"),
         )
         self.options.add_class("study-options")
         self.feedback = text_box(_feedback(self.chosen))
@@ -62,8 +64,9 @@ class Asked:
         self.chosen = self.about.option(change["new"])
         if self.chosen is None:
             return
-        trouble = store.keep_answer("quiz", self.about.id, self.chosen.text)
-        self.feedback.value = _feedback(self.chosen) + (note(rich(f"Not kept: {trouble}"), "trouble") if trouble else "")
+        kept = ledger().answer("quiz", self.about.id, self.chosen.text)
+        trouble = None if kept else ledger().trouble
+        self.feedback.value = _feedback(self.chosen) + (note(rich(trouble), "trouble") if trouble else "")
         self.on_answer()
 
 

@@ -12,18 +12,21 @@ import ipywidgets as widgets
 STYLE = """<style>
 .study-options.widget-radio, .study-options .widget-radio-box {width: auto; max-width: 60em}
 .study-options .widget-radio-box {margin-bottom: 0}
-.study-options .widget-radio-box label {height: auto; line-height: 1.4; white-space: normal; padding: 3px 0;
+.study-options .widget-radio-box label {height: auto; line-height: 1.4; white-space: normal; padding: 1px 0;
   align-items: start; font-size: var(--jp-ui-font-size1, inherit)}
-.study-options .widget-radio-box input {flex: none; margin: .25em .6em 0 1px}
+.study-options .widget-radio-box input {flex: none; margin: .1em .6em 0 1px}
 .study-text {line-height: 1.45; max-width: 60em; color: var(--jp-ui-font-color1, inherit)}
 .study-text code {color: inherit; background: var(--jp-layout-color2, transparent); padding: 0 .2em}
 .study-text pre {color: inherit; background: none; overflow-x: auto; line-height: 1.3}
-.study-note {border-left: 4px solid var(--jp-border-color1, gray); padding: .1em 0 .1em .7em; margin: .2em 0 .6em}
-.study-good {border-left-color: var(--jp-success-color1, green)}
-.study-bad {border-left-color: var(--jp-warn-color1, darkorange)}
-.study-trouble {border-left-color: var(--jp-error-color1, firebrick)}
 .study-old {opacity: .35}
 </style>"""
+
+COLOURS = {
+    "": "var(--jp-border-color1, gray)",
+    "good": "var(--jp-success-color1, green)",
+    "bad": "var(--jp-warn-color1, darkorange)",
+    "trouble": "var(--jp-error-color1, firebrick)",
+}
 
 
 class Shown:
@@ -69,8 +72,9 @@ def as_text(page: str) -> str:
 
 def note(content: str, kind: str = "") -> str:
     """A remark (HTML) that screen readers announce; `kind` is good, bad, trouble or nothing."""
-    mark = f" study-{kind}" if kind else ""
-    return f'<div class="study-text study-note{mark}" role="status">{content}</div>'
+    # The style is in the element, since a saved notebook may be shown where style sheets are stripped.
+    look = f"border-left: 4px solid {COLOURS[kind]}; padding: .1em 0 .1em .7em; margin: .2em 0 .6em"
+    return f'<div class="study-text" style="{look}" role="status">{content}</div>'
 
 
 def text_box(content: str = "") -> widgets.HTML:

@@ -267,7 +267,7 @@ def _referee() -> Iterator[Game]:
         if details.exc_type is not SystemExit:
             game.failures.append(f"It raised `{details.exc_type.__name__}: {details.exc_value}`")
 
-    os.pipe, os.read, os.write = watched_pipe, watched_read, watched_write  # type: ignore[assignment]
+    os.pipe, os.read, os.write = watched_pipe, watched_read, watched_write
     threading.excepthook = failed
     try:
         yield game

@@ -42,7 +42,7 @@ def _expect_word(compare: Callable[..., Any], hint: str, a: Interval, b: Interva
         raise Mistake("empty")
     if got == wanted:
         return
-    seen = f"`compare({a}, {b})` gave `{short(got)}`; `\"{wanted}\"` would be right."
+    seen = f'`compare({a}, {b})` gave `{short(got)}`; `"{wanted}"` would be right.'
     if got not in WORDS:
         raise Mistake("words", seen)
     raise Mistake("swapped" if {got, wanted} == {"lower", "higher"} else hint, seen)

@@ -1,0 +1,78 @@
+"""The figures of notebook 00."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+
+from helpers.claims import claim
+from helpers.experiments.context_switching import Handoff
+from helpers.experiments.start_here import FirstCosts
+from helpers.figures import style
+
+
+def anatomy(record: Handoff, *, ghost: Handoff | None = None, ax: Axes | None = None) -> Axes:
+    """One estimate with every mark of the series named: how to read the figures."""
+    ax = ax or style.canvas(9, 4.2)
+    said, figure, guess = claim("direct-switch"), record.cost, 50.0
+    style.claim_band(ax, said, label=" ")
+    style.ghost_dot(ax, ghost.cost if ghost else None, 0)
+    style.dot(ax, figure, 0, style.COLOURS["processes"])
+    style.guess_mark(ax, guess, 0, label="")
+    _note(ax, (figure.low, 0), (0.02, 0.86), "a thick bar: the 95 % interval,\nhidden by the dot when it is narrow")
+    _note(ax, (figure.median, -0.09), (0.02, 0.12), "a dot: the median of what was\nmeasured on this machine")
+    _note(ax, ((said.high or 10) * 0.95, 0.55), (0.66, 0.90), f"a grey band: what the\narticle says, {said.said}")
+    _note(ax, (guess, -0.08), (0.66, 0.32), "a diamond: your guess\n(this one is made up)")
+    if ghost:
+        _note(ax, (ghost.cost.median, -0.11), (0.45, 0.12), "a pale ring: the reference run,\nrecorded on another machine")
+    ax.set_xscale("log")
+    ax.set_xlim(0.02, 1000)
+    ax.set_ylim(-0.85, 0.85)
+    ax.set_yticks([0], ["one switch"])
+    ax.grid(axis="y", visible=False)
+    style.time_axis(ax.xaxis, "µs")
+    ax.set_xlabel("log scale: each step to the right is ten times as much")
+    ax.set_title("How to read a figure")
+    ring = f" The ring is {ghost.reference}." if ghost else ""
+    return style.tell(
+        ax,
+        alt="One measured dot on a logarithmic time axis, with its parts named: median, 95 % interval, the article's claim as a "
+        "grey band, a guess as a diamond, the reference run as a pale ring.",
+        caption=f"A switch between two processes, measured here a moment ago: {figure}.{ring}",
+    )
+
+
+def _note(ax: Axes, at: tuple[float, float], place: tuple[float, float], words: str) -> None:
+    """Words at a place (in shares of the axes) with a line to the mark that they explain."""
+    ax.annotate(words, at, xytext=place, textcoords="axes fraction", ha="left", va="center", fontsize=11.5, zorder=8,
+                arrowprops={"arrowstyle": "-", "color": style.FAINT, "lw": 1, "shrinkB": 3})  # fmt: skip
+
+
+def first_costs(
+    record: FirstCosts, *, guesses: Mapping[str, float | None] | None = None, ghost: FirstCosts | None = None, ax: Axes | None = None
+) -> Axes:
+    """Four everyday operations on one logarithmic axis; `guesses` in ns by the figure's name."""
+    ax = ax or style.canvas(9, 4.2)
+    figures = record.figures()
+    rows = dict(zip(figures, range(len(figures))[::-1], strict=True))
+    for (name, figure), colour in zip(figures.items(), (style.GREY, style.PURPLE, style.ORANGE, style.BLUE), strict=True):
+        style.ghost_dot(ax, ghost.figures()[name] if ghost else None, rows[name])
+        style.dot(ax, figure, rows[name], colour)
+        style.guess_mark(ax, (guesses or {}).get(name), rows[name] - 0.3)
+    ax.set_xscale("log")
+    ax.set_xlim(5, 5e9)
+    ax.set_xticks([10.0**power for power in range(1, 10)])
+    ax.set_ylim(-0.6, len(figures) - 0.2)
+    ax.set_yticks(list(rows.values()), list(rows))
+    ax.grid(axis="y", visible=False)
+    style.time_axis(ax.xaxis, "ns")
+    ax.set_xlabel("time (log scale)")
+    ax.set_title("Four things a backend does all day")
+    style.ghost_note(ax, ghost.reference if ghost else None)
+    span = record.process_start.median / record.function_call.median
+    return style.tell(
+        ax,
+        alt=f"Four dots on a logarithmic time axis: {style.sentence(figures)}.",
+        caption=f"{style.sentence(figures).capitalize()}. From first to last it is a factor of {span:,.0f}.",
+    )

@@ -1,0 +1,243 @@
+"""One style for every figure, and the marks that they share.
+
+Each kind of context has one colour in the whole series. The colours are petroff6 (Petroff, "Accessible color
+sequences for data visualization", 2021), which stay apart under colour blindness; since some are pale on white,
+direct labels and marker shapes say the same again.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from helpers.claims import Claim
+from helpers.measure import Estimate
+
+BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
+COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": GREY}
+MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v"}
+INK, FAINT, CLAIM, GHOST = "#222222", "#6b6b70", "#d9d9de", "#a5a5ab"
+GUESS = VIOLET
+
+mpl.rcParams.update(
+    {
+        "figure.figsize": (9, 4.6),
+        "figure.dpi": 110,
+        "figure.facecolor": "white",
+        "figure.constrained_layout.use": True,
+        "savefig.facecolor": "white",
+        "font.family": "DejaVu Sans",
+        "font.size": 13,
+        "axes.titlesize": 15,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 12,
+        "axes.titleweight": "bold",
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#ececf0",
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "lines.linewidth": 2.2,
+        "lines.markersize": 8,
+        "text.color": INK,
+    }
+)
+
+_words: WeakKeyDictionary[Figure, tuple[str, str]] = WeakKeyDictionary()
+
+
+def canvas(width: float = 9, height: float = 4.6, columns: int = 1) -> Any:
+    """Axes of a figure of their own (an array of them for several columns), outside of pyplot, so that none piles up."""
+    return Figure(figsize=(width, height)).subplots(1, columns)
+
+
+def tell(ax: Axes, *, alt: str, caption: str) -> Axes:
+    """Say what the picture shows: `alt` for those who cannot see it, `caption` under it. Both from the data."""
+    _words[_figure(ax)] = (alt, caption)
+    return ax
+
+
+def alt(ax: Axes) -> str:
+    """The text for those who cannot see the picture."""
+    return _words[_figure(ax)][0]
+
+
+def caption(ax: Axes) -> str:
+    """The sentence under the picture."""
+    return _words[_figure(ax)][1]
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return figure
+
+
+class Picture:
+    """A figure as one HTML element with its alternative text and caption: in Lab, untrusted, exported, all the same."""
+
+    def __init__(self, figure: Figure, alt: str, caption: str) -> None:
+        self.alt, self.caption = alt, caption
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=2 * mpl.rcParams["figure.dpi"] * 0.75, metadata={"Software": None})
+        self.png = stream.getvalue()
+        self.width = round(figure.get_figwidth() * 88)
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.png).decode()
+        return (
+            f'<figure style="margin:0; max-width:{self.width}px">'
+            f'<img alt="{html.escape(self.alt)}" style="width:100%; border-radius:6px" src="data:image/png;base64,{data}">'
+            f'<figcaption style="padding:.4em .2em; line-height:1.45">{html.escape(self.caption)}</figcaption></figure>'
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.alt} {self.caption}"
+
+
+def show(ax: Axes | Sequence[Axes]) -> Picture:
+    """The picture that axes belong to, for the last line of a cell."""
+    figure = _figure(ax if isinstance(ax, Axes) else ax[0])
+    return Picture(figure, *_words[figure])
+
+
+# Shared marks
+
+
+def dot(ax: Axes, figure: Estimate, y: float, colour: str, marker: str = "o", label: str | None = None) -> None:
+    """An estimate as a mark with its interval, and its value above it."""
+    below, above = figure.median - figure.low, figure.high - figure.median
+    ax.errorbar(
+        figure.median, y, xerr=[[below], [above]], fmt=marker, color=colour, ecolor=colour, elinewidth=5, markersize=11,
+        markeredgecolor=INK, markeredgewidth=0.8, zorder=4,
+    )  # fmt: skip
+    ax.annotate(
+        label or readable(figure.median, figure.unit), (figure.median, y), xytext=(0, 9),
+        textcoords="offset points", ha="center", va="bottom", fontsize=12, zorder=7,
+    )  # fmt: skip
+
+
+def open_dot(ax: Axes, x: float, y: float, colour: str, marker: str = "o") -> None:
+    """A second figure of the same row: hollow."""
+    ax.plot(x, y, marker, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2, markersize=9, zorder=3)
+
+
+def claim_band(ax: Axes, claim: Claim, *, along: str = "x", scale: float = 1.0, label: str | None = None) -> None:
+    """What the article says, as a grey band; `scale` turns the claim's unit into the axis's."""
+    low, high = (claim.low or 0) * scale, (claim.high if claim.high is not None else float("inf")) * scale
+    band = ax.axvspan if along == "x" else ax.axhspan
+    band(low, high, color=CLAIM, zorder=0, lw=0)
+    words = label or f"article: {claim.said}"
+    if along == "x":
+        ax.annotate(words, ((low * high) ** 0.5, 1), xycoords=("data", "axes fraction"), xytext=(0, -4),
+                    textcoords="offset points", ha="center", va="top", fontsize=11, color=FAINT)  # fmt: skip
+    else:
+        ax.annotate(words, (0.01, high), xycoords=("axes fraction", "data"), xytext=(0, -4),
+                    textcoords="offset points", va="top", fontsize=11, color=FAINT)  # fmt: skip
+
+
+def guess_mark(ax: Axes, x: float | None, y: float | None, *, label: str = "your guess", side: str = "left") -> None:
+    """The learner's guess as a diamond, where there is one."""
+    if x is None or y is None:
+        return
+    dx = 10 if side == "left" else -10
+    ax.plot(x, y, "D", color=GUESS, markersize=11, markeredgecolor="white", markeredgewidth=1.2, zorder=6)
+    ax.annotate(label, (x, y), xytext=(dx, 0), textcoords="offset points", ha=side, va="center", fontsize=11, color=GUESS, zorder=6)
+
+
+def ghost_dot(ax: Axes, figure: Estimate | None, y: float) -> None:
+    """The reference run's figure: a pale ring."""
+    if figure is not None:
+        ax.plot(figure.median, y, "o", markerfacecolor="none", markeredgecolor=GHOST, markersize=17, markeredgewidth=2.2, zorder=2)
+
+
+def ghost_note(ax: Axes, machine: str | None, mark: str = "ring") -> None:
+    """Whose the ghost is."""
+    if machine:
+        ax.annotate(
+            f"pale {mark}: reference run on {machine}", (1, 0), xycoords="axes fraction", xytext=(0, -44),
+            textcoords="offset points", ha="right", va="top", fontsize=10, color=FAINT, annotation_clip=False,
+        )  # fmt: skip
+
+
+def ribbon(ax: Axes, xs: Sequence[float], figures: Sequence[Estimate], colour: str, marker: str = "o", **line: Any) -> None:
+    """Estimates along an axis: the medians as a line, their intervals as a band."""
+    ax.fill_between(xs, [each.low for each in figures], [each.high for each in figures], color=colour, alpha=0.25, lw=0)
+    ax.plot(xs, [each.median for each in figures], marker=marker, color=colour, markersize=6, **line)
+
+
+def name_line(ax: Axes, x: float, y: float, words: str, colour: str, *, dx: float = 8, dy: float = 0, **text: Any) -> None:
+    """A line's name at its end, instead of a legend."""
+    ax.annotate(words, (x, y), xytext=(dx, dy), textcoords="offset points", va="center", color=colour, fontsize=12,
+                fontweight="bold", annotation_clip=False, **text)  # fmt: skip
+
+
+# Numbers and axes as people read them
+
+TIMES = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
+
+
+def duration(nanoseconds: float) -> str:
+    """"1.9 µs" rather than 1900 ns: three digits at the most."""
+    for unit, size in TIMES:
+        if abs(nanoseconds) >= size:
+            return f"{_digits(nanoseconds / size)} {unit}"
+    return f"{_digits(nanoseconds)} ns"
+
+
+def readable(value: float, unit: str) -> str:
+    """A value with its unit as people write it; times in the unit that fits."""
+    sizes = dict(TIMES)
+    return duration(value * sizes[unit]) if unit in sizes else f"{_digits(value)} {unit}".removesuffix(" x") + ("x" if unit == "x" else "")
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}".removesuffix(".0")
+
+
+def bytes_text(size: float) -> str:
+    """"48 KiB", "1 MiB"."""
+    for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= step:
+            return f"{size / step:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def time_axis(axis: Any, unit: str) -> None:
+    """A logarithmic axis whose ticks are written as times."""
+    size = dict(TIMES)[unit]
+    axis.set_major_formatter(FuncFormatter(lambda value, _: duration(value * size)))
+    axis.set_minor_locator(NullLocator())
+
+
+def size_axis(ax: Axes, ticks: Sequence[int]) -> None:
+    """A base-2 axis of memory sizes."""
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(list(ticks), [bytes_text(tick) for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def count_axis(axis: Any, ticks: Sequence[float]) -> None:
+    """Plain numbers on a logarithmic axis."""
+    axis.set_ticks(list(ticks), [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
+def sentence(figures: Mapping[str, Estimate]) -> str:
+    """Figures in a row, for an alternative text: "threads 2.1 µs, tasks 3 µs"."""
+    return ", ".join(f"{name} {readable(each.median, each.unit)}" for name, each in figures.items())

@@ -1,0 +1,79 @@
+"""Execute the notebooks in place, so that whoever only reads them on the web sees the pictures.
+
+`make notebooks`, or `python -m helpers.publish 03` for one. Each runs top to bottom in a fresh kernel with an empty
+ledger, and is saved without what changes from run to run or tells about the machine: paths, widget ids, times.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CELL_TIMEOUT_S = 120
+
+
+def execute(path: Path) -> NotebookNode:
+    """The notebook after one clean run. Raises `CellExecutionError` for a cell that fails."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    )
+    client.execute(env={**os.environ, "HELPERS_LEDGER": ":memory:"})
+    return notebook
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Without what is volatile or private; widgets leave the static page that they bring along."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for cell in notebook.cells:
+        kept = {key: cell.metadata[key] for key in ("tags", "jupyter", "slideshow") if key in cell.metadata}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_static, cell.outputs) if output is not None]
+    return notebook
+
+
+def _static(output: NotebookNode) -> NotebookNode | None:
+    """The output without its live widget; None where nothing is left that a reader could see."""
+    data = output.get("data")
+    if data is None or WIDGET not in data:
+        return output
+    del data[WIDGET]
+    return output if "text/html" in data else None
+
+
+def main(names: list[str]) -> int:
+    """Execute the notebooks whose names begin with one of `names`, or all of them."""
+    paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if not names or path.name.startswith(tuple(names))]
+    if not paths:
+        print(f"no notebook begins with {' or '.join(names)}", file=sys.stderr)
+        return 2
+    for path in paths:
+        start = time.monotonic()
+        print(f"{path.name} …", end=" ", flush=True)
+        try:
+            notebook = clean(execute(path))
+        except CellExecutionError as error:
+            print(f"failed\n{error}", file=sys.stderr)
+            return 1
+        nbformat.write(notebook, path)
+        print(f"{time.monotonic() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
