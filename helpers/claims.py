@@ -10,7 +10,6 @@ import functools
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from html import escape
 from itertools import zip_longest
 from math import isnan
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from helpers.measure import Estimate, short
 from helpers.record import Record
+from helpers.tables import html_table
 
 if TYPE_CHECKING:
     from helpers.ledger import Ledger
@@ -270,25 +270,9 @@ def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
     return GAP.join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-# No colours of its own: it takes the page's, so it reads in light and dark alike. Words, not colours, say the verdict.
-STYLE = "text-align: left; vertical-align: top; padding: 0.3em 0.8em; border-bottom: 1px solid currentColor"
-
-
 def html(rows: Sequence[Row]) -> str:
-    """The rows as a table for a notebook."""
+    """The rows as a table for a notebook; each claim's source shows when the mouse rests on it."""
     settled = sum(row.verdict is not None for row in rows)
     caption = f"The article's claims and your machine: {settled} of {len(rows)} settled"
-    head = "".join(f'<th scope="col" style="{STYLE}">{heading}</th>' for heading in HEADINGS)
-    body = "".join(f"<tr>{_html_cells(row)}</tr>\n" for row in rows)
-    return (
-        '<table style="border-collapse: collapse; color: inherit; background: transparent">\n'
-        f'<caption style="text-align: left; color: inherit">{caption}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
-    )
-
-
-def _html_cells(row: Row) -> str:
-    first, *others = map(escape, _cells(row))
-    source = escape(row.claim.source + (f". {row.claim.primary}" if row.claim.primary else ""))
-    header = f'<th scope="row" style="{STYLE}; font-weight: normal" title="{source}">{first}</th>'
-    return header + "".join(f'<td style="{STYLE}">{cell}</td>' for cell in others)
+    sources = [row.claim.source + (f". {row.claim.primary}" if row.claim.primary else "") for row in rows]
+    return html_table(caption, HEADINGS, [_cells(row) for row in rows], notes=sources)

@@ -23,7 +23,7 @@ _write = types.ExternalFunction("write", types.intp(types.intc, types.uintp, typ
 
 
 def _jit(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile at once, so that no fork and no first batch does it again; keep the code on disk where that is possible."""
+    """Compile at once, so that no fork and no first batch does it again; keep the code on disk where possible."""
 
     def compile_now(function: Callable[..., Any]) -> Any:
         try:

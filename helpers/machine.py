@@ -11,7 +11,6 @@ is imported in a fresh interpreter before every experiment.
 """
 
 # pathlib is slow to import, and this module stands in front of every experiment:
-# ruff: noqa: PTH100, PTH110, PTH111, PTH112, PTH117, PTH118, PTH120, PTH123, PTH207, PTH208
 
 import os
 import sys

@@ -84,8 +84,9 @@ def estimate(samples: Sequence[float], unit: str, *, warnings: Sequence[str] = (
     The plain bootstrap of a median can only return values that were sampled, and with 5 to 15 of them its
     interval is too narrow (it covers the truth 87-94 % of the time); adding normal noise of Silverman's
     bandwidth to each resample mends that (Silverman and Young, "The bootstrap: to smooth or not to
-    smooth?", Biometrika 74, 1987). It never reaches beyond the samples: a time stays positive. Samples must be independent: one per fresh process for a headline.
-    The order of the samples does not matter, and the result is the same on every call.
+    smooth?", Biometrika 74, 1987). It never reaches beyond the samples, so that a time stays positive. Samples must
+    be independent: one per fresh process for a headline. Their order does not matter, and the result is the same
+    on every call.
     """
     if not samples:
         raise ValueError("an estimate needs at least one sample")
@@ -153,8 +154,8 @@ def batch_size(run: Callable[[int], int], at_least_ns: int = INTERACTIVE_NS, *, 
 
 
 def interleave(
-    conditions: Mapping[str, Callable[[], float]], rounds: int, *, seed: int | None = None, report: bool = True
-) -> dict[str, list[float]]:
+    conditions: Mapping[str, Callable[[], T]], rounds: int, *, seed: int | None = None, report: bool = True
+) -> dict[str, list[T]]:
     """Call every condition once per round, in a new random order each round; what each returned, in rounds.
 
     Conditions and their baselines so meet the same drift of the machine. Garbage collection is off.
@@ -162,7 +163,7 @@ def interleave(
     from random import Random
 
     source = Random(seed)
-    results: dict[str, list[float]] = {name: [] for name in conditions}
+    results: dict[str, list[T]] = {name: [] for name in conditions}
     order = list(conditions)
     with no_garbage_collection():
         for done in range(rounds):

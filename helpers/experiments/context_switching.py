@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from helpers import machine, measure, progress
@@ -130,7 +131,7 @@ def _round_trips(kind: str, between: str, cores: tuple[int | None, int | None]) 
 
     def calibrate() -> int:
         with _pair(between, cores) as pair:
-            return measure.batch_size(lambda count: int(pair.hops(kind, count).wall_ns), limit=1 << 18)
+            return pair.batch(kind, measure.INTERACTIVE_NS)
 
     return in_fresh_process(calibrate)
 
@@ -140,10 +141,10 @@ def _handoff_samples(
 ) -> dict[str, float]:
     """One process's medians in µs: hop and its baseline, by both loops and both clocks."""
     with _pair(between, cores) as pair:
-        conditions = {}
+        conditions: dict[str, Callable[[], Spent]] = {}
         for kind in kinds:
-            conditions[f"{kind} hop"] = lambda kind=kind: pair.hops(kind, counts[kind]) / (2 * counts[kind])
-            conditions[f"{kind} alone"] = lambda kind=kind: pair.alone(kind, counts[kind]) / counts[kind]
+            conditions[f"{kind} hop"] = partial(pair.per_hop, kind, counts[kind])
+            conditions[f"{kind} alone"] = partial(pair.per_call, kind, counts[kind])
         taken = measure.interleave(conditions, rounds, report=False)
     return {
         f"{name} {clock}": median([getattr(spent, f"{clock}_ns") for spent in spents]) * US
@@ -254,6 +255,18 @@ class Pair:
         before = _spent_so_far()
         self._to_myself.ask(kind, count, which)
         return _less(_spent_so_far(), before)
+
+    def per_hop(self, kind: str, count: int, which: int = 0) -> Spent:
+        """What one hop costs, out of `count` round trips."""
+        return self.hops(kind, count, which) / (2 * count)
+
+    def per_call(self, kind: str, count: int, which: int = 0) -> Spent:
+        """What its baseline costs: one write, one read and one reading of the working set, out of `count`."""
+        return self.alone(kind, count, which) / count
+
+    def batch(self, kind: str, at_least_ns: int, which: int = 0) -> int:
+        """How many round trips last that long."""
+        return measure.batch_size(lambda count: int(self.hops(kind, count, which).wall_ns), at_least_ns, limit=1 << 18)
 
 
 def _less(after: Spent, before: Spent) -> Spent:
@@ -608,7 +621,7 @@ def _huge_warning(share: float | None) -> tuple[str, ...]:
 
 def _reported_caches() -> dict[str, int]:
     """Bytes by level of the data and unified caches that one core sees, as the system reports them."""
-    caches = machine.card().get("caches") or []
+    caches: Any = machine.card().get("caches") or []
     return {f"L{cache['level']}": cache["bytes"] for cache in caches if cache["kind"] != "instruction"}
 
 
@@ -708,16 +721,14 @@ def working_set_cost(
 
     def samples() -> dict[str, list[float]]:
         with _pair("processes", cores, sizes, touch == "chase") as pair:
-            counts = [measure.batch_size(lambda n, w=which: int(pair.hops("compiled", n, w).wall_ns), SET_BATCH_NS)
-                      for which in range(len(sizes))]
-            conditions: dict[str, Callable[[], float]] = {}
-            for which, count in enumerate(counts):
-                conditions[f"hop {which}"] = lambda w=which, n=count: pair.hops("compiled", n, w).cpu_ns / (2 * n)
-                conditions[f"alone {which}"] = lambda w=which, n=count: pair.alone("compiled", n, w).cpu_ns / n
+            conditions: dict[str, Callable[[], Spent]] = {}
+            for which in range(len(sizes)):
+                count = pair.batch("compiled", SET_BATCH_NS, which)
+                conditions[f"hop {which}"] = partial(pair.per_hop, "compiled", count, which)
+                conditions[f"alone {which}"] = partial(pair.per_call, "compiled", count, which)
             taken = measure.interleave(conditions, rounds, report=False)
         words = compiled.cycle(compiled.memory(RAM_SET), compiled.np.random.default_rng())
-        taken["ram"] = [_load_ns(words)]
-        return taken
+        return {name: [each.cpu_ns for each in spents] for name, spents in taken.items()} | {"ram": [_load_ns(words)]}
 
     taken = [_reported(index, repeats, samples) for index in range(repeats)]
 

@@ -22,7 +22,11 @@ KIB, MIB = 1024, 1024 * 1024
 
 
 def handoff(
-    records: Sequence[Handoff], *, guess: float | None = None, ghosts: Sequence[Handoff | None] = (), ax: Axes | None = None
+    records: Sequence[Handoff],
+    *,
+    guess: float | None = None,
+    ghosts: Sequence[Handoff | None] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """One row per kind of context: the cost of a switch, its interval, and the same from a Python loop (hollow)."""
     ax = ax or style.canvas(9, 1.7 + 0.66 * len(records))
@@ -49,8 +53,11 @@ def handoff(
     said = claim("direct-switch").said
     return style.tell(
         ax,
-        alt=f"Dots on a logarithmic time axis, one per kind of context: {style.sentence(figures)}. A grey band marks {said}.",
-        caption=f"One switch between two {first.between} ({first.placement}) takes {first.cost} here; {first.method}, less "
+        records,
+        alt=f"Dots on a logarithmic time axis, one per kind of context: {style.sentence(figures)}. A grey band "
+        f"marks {said}.",
+        caption=f"One switch between two {first.between} ({first.placement}) takes {first.cost} here; "
+        f"{first.method}, less "
         f"{first.subtracted}. The bar is the 95 % interval; hollow marks are the same loop in Python. "
         f"The article says {said}.",
     )
@@ -72,7 +79,9 @@ def switch_counts(records: Sequence[SwitchCounts], *, guess: float | None = None
         ):
             ax.barh(row, part.median, left=start, color=colour, height=0.55, edgecolor="white")
             if part.median > 12:
-                ax.text(start + part.median / 2, row, f"{part.median:.0f} % {words}", ha="center", va="center", fontsize=12)
+                ax.text(
+                    start + part.median / 2, row, f"{part.median:.0f} % {words}", ha="center", va="center", fontsize=12
+                )
             start += part.median
     ax.axvline(100, color=style.INK, lw=1.5)
     ax.annotate("caused", (100, 1), xycoords=("data", "axes fraction"), xytext=(5, -2), textcoords="offset points",
@@ -87,13 +96,24 @@ def switch_counts(records: Sequence[SwitchCounts], *, guess: float | None = None
     first = records[0]
     return style.tell(
         ax,
-        alt="Stacked bars: " + "; ".join(
-            f"{record.placement}: {record.voluntary.median:.0f} % voluntary, {record.involuntary.median:.0f} % involuntary"
+        records,
+        alt="Stacked bars: "
+        + "; ".join(
+            f"{record.placement}: {record.voluntary.median:.0f} % voluntary, {record.involuntary.median:.0f} % "
+            f"involuntary"
             for record in records
-        ) + ".",
-        caption=f"We caused {first.caused:,} switches per process pair; on the {first.placement} the kernel counted {first.total} of "
-        f"them. Only {first.voluntary} were booked as voluntary, although both sides did nothing but wait for each other.",
+        )
+        + ".",
+        caption=f"We caused {first.caused:,} switches in each pair of processes. On the {first.placement} the "
+        f"kernel counted "
+        f"{_percent(first.total)} of them, and booked {_percent(first.voluntary)} as voluntary, although both "
+        f"sides did nothing "
+        "but wait for each other.",
     )
+
+
+def _percent(figure: Estimate) -> str:
+    return f"{figure.median:.1f} % ({figure.low:.1f} to {figure.high:.1f})"
 
 
 def memory_ladder(
@@ -118,29 +138,32 @@ def memory_ladder(
     ax.set_xlabel("size of the array (log scale)")
     ax.set_ylabel("one dependent load (log scale)")
     ax.set_title("The memory ladder, read off this machine")
-    ax.legend(loc="upper left", frameon=False, fontsize=12, bbox_to_anchor=(0, 0.97))
+    ax.legend(loc="upper left", facecolor="white", edgecolor="white", framealpha=1, fontsize=12)
     levels = {level: figure for level, figure in record.figures().items() if level in record.levels}
     missing = "; ".join(f"{level}: {why}" for level, why in record.unseen.items())
     return style.tell(
         ax,
+        [record],
         alt=f"Latency against array size on logarithmic axes, rising in steps: {style.sentence(levels)}. "
         + (f"Missing: {missing}." if missing else ""),
-        caption=f"Read at the marked points: {style.sentence(levels)}. Dashed lines are the caches that the system reports, grey "
+        caption=f"Read at the marked points: {style.sentence(levels)}. Dashed lines are the caches that the "
+        f"system reports, grey "
         f"bars the article's figures. {_tlb(record)}" + (f" Not seen as a step: {missing}." if missing else ""),
     )
 
 
 def _tlb(record: MemoryLadder) -> str:
     ordinary, huge = record.ordinary[-1].median, record.huge[-1].median
-    return f"At {bytes_text(record.sizes[-1])}, ordinary pages cost {ordinary / huge:.2f} times what huge pages do: the TLB's share."
+    return (
+        f"At {bytes_text(record.sizes[-1])}, ordinary pages cost {ordinary / huge:.2f} times what huge pages "
+        f"do: the TLB's share."
+    )
 
 
 def _mark_caches(ax: Axes, caches: dict[str, int], sizes: Sequence[int]) -> None:
     for level, size in caches.items():
         if size <= sizes[-1]:
-            ax.axvline(size, color=style.FAINT, lw=1.2, ls="--", zorder=1)
-            ax.annotate(f"{level} ends\n{bytes_text(size)}", (size, 0.02), xycoords=("data", "axes fraction"), xytext=(-5, 0),
-                        textcoords="offset points", fontsize=10, color=style.FAINT, ha="right")  # fmt: skip
+            style.mark_x(ax, size, f"{level} ends\n{bytes_text(size)}")
 
 
 def _mark_levels(ax: Axes, record: MemoryLadder) -> None:
@@ -150,13 +173,17 @@ def _mark_levels(ax: Axes, record: MemoryLadder) -> None:
         wide = (size / 2.2, min(size * 2.2, record.sizes[-1] * 1.6))
         ax.fill_between(wide, [said.low or 0] * 2, [said.high or 0] * 2, color=style.CLAIM, zorder=0, lw=0)
         ax.plot(size, figure.median, "o", color=style.BLUE, markersize=12, markeredgecolor=style.INK, zorder=5)
-        ax.annotate(f"{level}  {readable(figure.median, 'ns')}", (size, figure.median), xytext=(0, 16 if level != "RAM" else 18),
-                    textcoords="offset points", ha="center" if level != "RAM" else "right", fontsize=12,
-                    fontweight="bold", zorder=6)  # fmt: skip
+        side = "right" if level == "RAM" else "center"
+        place = {"xytext": (0, 16), "textcoords": "offset points", "ha": side, "zorder": 6}
+        ax.annotate(f"{level}  {readable(figure.median, 'ns')}", (size, figure.median), fontweight="bold", **place)
 
 
 def working_set_cost(
-    records: Sequence[WorkingSetCost], *, guess: float | None = None, ghosts: Sequence[WorkingSetCost | None] = (), ax: Axes | None = None
+    records: Sequence[WorkingSetCost],
+    *,
+    guess: float | None = None,
+    ghosts: Sequence[WorkingSetCost | None] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """What a switch costs by the data that each side touches, beside what it would cost if every line came from RAM."""
     ax = ax or style.canvas(9, 5.2)
@@ -180,9 +207,7 @@ def working_set_cost(
     style.claim_band(ax, claim("direct-switch"), along="y")
     for level, size in first.caches.items():
         if first.sizes[1] <= size // 2 <= first.sizes[-1]:
-            ax.axvline(size / 2, color=style.FAINT, lw=1.2, ls="--", zorder=1)
-            ax.annotate(f"both sets\nfill {level}", (size / 2, 0.02), xycoords=("data", "axes fraction"), xytext=(-5, 0),
-                        textcoords="offset points", fontsize=10, color=style.FAINT, ha="right")  # fmt: skip
+            style.mark_x(ax, size / 2, f"both sets\nfill {level}")
     place = min(range(len(sizes)), key=lambda index: abs(sizes[index] - MIB))
     style.guess_mark(ax, sizes[place], bare + guess if guess else None)  # the question is what it adds
     style.size_axis(ax, [int(size) for size in sizes[1::2]])
@@ -197,9 +222,11 @@ def working_set_cost(
     last = {words: record.extra[-1] for record in records for _, _, words in [colours[record.touch]]}
     return style.tell(
         ax,
+        records,
         alt=f"Cost of one switch against the working set, logarithmic. With none it is {readable(bare, 'µs')}; with "
         f"{bytes_text(first.sizes[-1])} per side: {style.sentence(last)}.",
-        caption=f"With no data to lose a switch costs {readable(bare, 'µs')}; with {bytes_text(first.sizes[-1])} per side "
+        caption=f"With no data to lose a switch costs {readable(bare, 'µs')}; with {bytes_text(first.sizes[-1])} "
+        f"per side "
         f"{style.sentence(last)}. The dotted line is what it would be if every cache line had to come back from RAM "
         f"({readable(first.ram.median, 'ns')} each here).",
     )
@@ -220,11 +247,9 @@ def oversubscription(records: Sequence[Oversubscription], *, guess: float | None
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         style.count_axis(ax.xaxis, first.workers)
-        ax.axvline(first.cores, color=style.FAINT, lw=1.2, ls="--", zorder=1)
+        style.mark_x(ax, first.cores, "cores")
         ax.set_xlabel("workers (log scale)")
         ax.set_yscale("log")
-    left.annotate("cores", (first.cores, 0.02), xycoords=("data", "axes fraction"), xytext=(5, 0),
-                  textcoords="offset points", fontsize=11, color=style.FAINT)  # fmt: skip
     low, high = left.get_ylim()
     left.set_ylim(low / 1.5, high * 1.6)
     style.count_axis(left.yaxis, [tick for tick in _ticks() if low / 1.5 <= tick <= high * 1.6])
@@ -237,7 +262,9 @@ def oversubscription(records: Sequence[Oversubscription], *, guess: float | None
     right.set_ylabel("p99 (log scale)")
     left.legend(frameon=False, fontsize=12, loc="best")
     parts = [_crowd_words(record) for record in records]
-    style.tell(left, alt=f"Two panels against the number of workers. {' '.join(parts)}", caption=" ".join(parts))
+    style.tell(
+        left, records, alt=f"Two panels against the number of workers. {' '.join(parts)}", caption=" ".join(parts)
+    )
     return [left, right]
 
 
@@ -249,9 +276,14 @@ def _crowd_words(record: Oversubscription) -> str:
     one_each = record.workers.index(record.cores)
     most = record.workers[-1]
     return (
-        f"{record.work.capitalize()}: {most} workers do {record.against_cores} times the work of {record.cores}, and the p99 goes from "
+        f"{record.work.capitalize()}: {most} workers do {_factor(record.against_cores)} the work of "
+        f"{record.cores}, and the p99 goes from "
         f"{_time(record.p99[one_each])} to {_time(record.p99[-1])}; {record.switches[-1].median:,.0f} switches/s."
     )
+
+
+def _factor(figure: Estimate) -> str:
+    return f"{figure.median:.2f} times ({figure.low:.2f} to {figure.high:.2f})"
 
 
 def _time(figure: Estimate) -> str:

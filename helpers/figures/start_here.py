@@ -25,7 +25,9 @@ def anatomy(record: Handoff, *, ghost: Handoff | None = None, ax: Axes | None = 
     _note(ax, ((said.high or 10) * 0.95, 0.55), (0.66, 0.90), f"a grey band: what the\narticle says, {said.said}")
     _note(ax, (guess, -0.08), (0.66, 0.32), "a diamond: your guess\n(this one is made up)")
     if ghost:
-        _note(ax, (ghost.cost.median, -0.11), (0.45, 0.12), "a pale ring: the reference run,\nrecorded on another machine")
+        _note(
+            ax, (ghost.cost.median, -0.11), (0.45, 0.12), "a pale ring: the reference run,\nrecorded on another machine"
+        )
     ax.set_xscale("log")
     ax.set_xlim(0.02, 1000)
     ax.set_ylim(-0.85, 0.85)
@@ -37,8 +39,9 @@ def anatomy(record: Handoff, *, ghost: Handoff | None = None, ax: Axes | None = 
     ring = f" The ring is {ghost.reference}." if ghost else ""
     return style.tell(
         ax,
-        alt="One measured dot on a logarithmic time axis, with its parts named: median, 95 % interval, the article's claim as a "
-        "grey band, a guess as a diamond, the reference run as a pale ring.",
+        [record],
+        alt="One measured dot on a logarithmic time axis, with its parts named: median, 95 % interval, the article's "
+        "claim as a grey band, a guess as a diamond, the reference run as a pale ring.",
         caption=f"A switch between two processes, measured here a moment ago: {figure}.{ring}",
     )
 
@@ -50,13 +53,19 @@ def _note(ax: Axes, at: tuple[float, float], place: tuple[float, float], words: 
 
 
 def first_costs(
-    record: FirstCosts, *, guesses: Mapping[str, float | None] | None = None, ghost: FirstCosts | None = None, ax: Axes | None = None
+    record: FirstCosts,
+    *,
+    guesses: Mapping[str, float | None] | None = None,
+    ghost: FirstCosts | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Four everyday operations on one logarithmic axis; `guesses` in ns by the figure's name."""
     ax = ax or style.canvas(9, 4.2)
     figures = record.figures()
     rows = dict(zip(figures, range(len(figures))[::-1], strict=True))
-    for (name, figure), colour in zip(figures.items(), (style.GREY, style.PURPLE, style.ORANGE, style.BLUE), strict=True):
+    for (name, figure), colour in zip(
+        figures.items(), (style.GREY, style.PURPLE, style.ORANGE, style.BLUE), strict=True
+    ):
         style.ghost_dot(ax, ghost.figures()[name] if ghost else None, rows[name])
         style.dot(ax, figure, rows[name], colour)
         style.guess_mark(ax, (guesses or {}).get(name), rows[name] - 0.3)
@@ -73,6 +82,7 @@ def first_costs(
     span = record.process_start.median / record.function_call.median
     return style.tell(
         ax,
+        [record],
         alt=f"Four dots on a logarithmic time axis: {style.sentence(figures)}.",
         caption=f"{style.sentence(figures).capitalize()}. From first to last it is a factor of {span:,.0f}.",
     )

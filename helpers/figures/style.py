@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from helpers.claims import Claim
 from helpers.measure import Estimate
+from helpers.record import Record
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": GREY}
@@ -62,14 +63,31 @@ _words: WeakKeyDictionary[Figure, tuple[str, str]] = WeakKeyDictionary()
 
 
 def canvas(width: float = 9, height: float = 4.6, columns: int = 1) -> Any:
-    """Axes of a figure of their own (an array of them for several columns), outside of pyplot, so that none piles up."""
+    """Axes of a figure of their own, or an array of them for several columns; outside of pyplot, so none piles up."""
     return Figure(figsize=(width, height)).subplots(1, columns)
 
 
-def tell(ax: Axes, *, alt: str, caption: str) -> Axes:
-    """Say what the picture shows: `alt` for those who cannot see it, `caption` under it. Both from the data."""
-    _words[_figure(ax)] = (alt, caption)
+def tell(ax: Axes, records: Sequence[Record], *, alt: str, caption: str) -> Axes:
+    """Say what the picture shows: `alt` for those who cannot see it, `caption` under it. Both from the data.
+
+    What a careful reader should know of the records (noise, what was scaled down, that one is the reference run)
+    goes along in the caption.
+    """
+    _words[_figure(ax)] = (alt, " ".join([caption, *_remarks(records)]))
     return ax
+
+
+def _remarks(records: Sequence[Record]) -> list[str]:
+    """Whose records these are, if not the learner's, the worst of the noise, and every other warning once."""
+    machines = sorted({record.reference for record in records if record.reference})
+    remarks = [f"Not measured here: the reference run, recorded on {machine}." for machine in machines]
+    noisy = [record.noise for record in records if record.noise and record.noise.warning()]
+    noise = {word for each in noisy if (word := each.warning())}
+    others = dict.fromkeys(word for record in records for word in record.warnings if word not in noise)
+    if noisy:
+        worst = max(noisy, key=lambda each: (each.stolen or 0) + (each.others or 0))
+        remarks.append(f"Bear in mind: {worst.warning()}.")
+    return remarks + [f"{word[:1].upper()}{word[1:]}." for word in others]
 
 
 def alt(ax: Axes) -> str:
@@ -102,7 +120,8 @@ class Picture:
         data = base64.b64encode(self.png).decode()
         return (
             f'<figure style="margin:0; max-width:{self.width}px">'
-            f'<img alt="{html.escape(self.alt)}" style="width:100%; border-radius:6px" src="data:image/png;base64,{data}">'
+            f'<img alt="{html.escape(self.alt)}" style="width:100%; border-radius:6px" '
+            f'src="data:image/png;base64,{data}">'
             f'<figcaption style="padding:.4em .2em; line-height:1.45">{html.escape(self.caption)}</figcaption></figure>'
         )
 
@@ -157,13 +176,32 @@ def guess_mark(ax: Axes, x: float | None, y: float | None, *, label: str = "your
         return
     dx = 10 if side == "left" else -10
     ax.plot(x, y, "D", color=GUESS, markersize=11, markeredgecolor="white", markeredgewidth=1.2, zorder=6)
-    ax.annotate(label, (x, y), xytext=(dx, 0), textcoords="offset points", ha=side, va="center", fontsize=11, color=GUESS, zorder=6)
+    ax.annotate(
+        label,
+        (x, y),
+        xytext=(dx, 0),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=11,
+        color=GUESS,
+        zorder=6,
+    )
 
 
 def ghost_dot(ax: Axes, figure: Estimate | None, y: float) -> None:
     """The reference run's figure: a pale ring."""
     if figure is not None:
-        ax.plot(figure.median, y, "o", markerfacecolor="none", markeredgecolor=GHOST, markersize=17, markeredgewidth=2.2, zorder=2)
+        ax.plot(
+            figure.median,
+            y,
+            "o",
+            markerfacecolor="none",
+            markeredgecolor=GHOST,
+            markersize=17,
+            markeredgewidth=2.2,
+            zorder=2,
+        )
 
 
 def ghost_note(ax: Axes, machine: str | None, mark: str = "ring") -> None:
@@ -175,13 +213,24 @@ def ghost_note(ax: Axes, machine: str | None, mark: str = "ring") -> None:
         )  # fmt: skip
 
 
-def ribbon(ax: Axes, xs: Sequence[float], figures: Sequence[Estimate], colour: str, marker: str = "o", **line: Any) -> None:
+def ribbon(
+    ax: Axes, xs: Sequence[float], figures: Sequence[Estimate], colour: str, marker: str = "o", **line: Any
+) -> None:
     """Estimates along an axis: the medians as a line, their intervals as a band."""
     ax.fill_between(xs, [each.low for each in figures], [each.high for each in figures], color=colour, alpha=0.25, lw=0)
     ax.plot(xs, [each.median for each in figures], marker=marker, color=colour, markersize=6, **line)
 
 
-def name_line(ax: Axes, x: float, y: float, words: str, colour: str, *, dx: float = 8, dy: float = 0, **text: Any) -> None:
+def mark_x(ax: Axes, x: float, words: str) -> None:
+    """A dashed line across the picture, named at its foot: the end of a cache, the number of cores."""
+    ax.axvline(x, color=FAINT, lw=1.2, ls="--", zorder=1)
+    place = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points", "ha": "right"}
+    ax.annotate(words, (x, 0.02), fontsize=10, color=FAINT, **place)
+
+
+def name_line(
+    ax: Axes, x: float, y: float, words: str, colour: str, *, dx: float = 8, dy: float = 0, **text: Any
+) -> None:
     """A line's name at its end, instead of a legend."""
     ax.annotate(words, (x, y), xytext=(dx, dy), textcoords="offset points", va="center", color=colour, fontsize=12,
                 fontweight="bold", annotation_clip=False, **text)  # fmt: skip
@@ -193,7 +242,7 @@ TIMES = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
 
 
 def duration(nanoseconds: float) -> str:
-    """"1.9 µs" rather than 1900 ns: three digits at the most."""
+    """ "1.9 µs" rather than 1900 ns: three digits at the most."""
     for unit, size in TIMES:
         if abs(nanoseconds) >= size:
             return f"{_digits(nanoseconds / size)} {unit}"
@@ -203,15 +252,25 @@ def duration(nanoseconds: float) -> str:
 def readable(value: float, unit: str) -> str:
     """A value with its unit as people write it; times in the unit that fits."""
     sizes = dict(TIMES)
-    return duration(value * sizes[unit]) if unit in sizes else f"{_digits(value)} {unit}".removesuffix(" x") + ("x" if unit == "x" else "")
+    return (
+        duration(value * sizes[unit])
+        if unit in sizes
+        else f"{_digits(value)} {unit}".removesuffix(" x") + ("x" if unit == "x" else "")
+    )
 
 
 def _digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}".removesuffix(".0")
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 100
+        else f"{value:.3g}"
+        if abs(value) < 10
+        else f"{value:.1f}".removesuffix(".0")
+    )
 
 
 def bytes_text(size: float) -> str:
-    """"48 KiB", "1 MiB"."""
+    """ "48 KiB", "1 MiB"."""
     for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= step:
             return f"{size / step:.3g} {unit}"
