@@ -10,14 +10,13 @@ import functools
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import zip_longest
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from helpers.measure import Estimate, short
 from helpers.record import Record
-from helpers.tables import html_table
+from helpers.tables import html_table, text_table
 
 if TYPE_CHECKING:
     from helpers.ledger import Ledger
@@ -241,8 +240,6 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 HEADINGS = ("Claim", "Article", "Here", "Verdict")
-WIDTHS = (46, 22, 26, 40)
-GAP = "  "
 
 
 def _cells(row: Row) -> tuple[str, str, str, str]:
@@ -253,21 +250,8 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows for a terminal, as wide as the terminal has room for."""
-    from shutil import get_terminal_size
-    from textwrap import wrap
-
-    room = max(get_terminal_size((120, 24)).columns, 80) - len(GAP) * (len(WIDTHS) - 1)
-    widths = [min(width, width * room // sum(WIDTHS)) for width in WIDTHS]
-    lines = [_line(HEADINGS, widths), _line(["-" * width for width in widths], widths)]
-    for row in rows:
-        columns = [wrap(cell, width) for cell, width in zip(_cells(row), widths, strict=True)]
-        lines += [_line(cells, widths) for cells in zip_longest(*columns, fillvalue="")]
-    return "\n".join(lines)
-
-
-def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
-    return GAP.join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+    """The rows for a terminal."""
+    return text_table(HEADINGS, [_cells(row) for row in rows])
 
 
 def html(rows: Sequence[Row]) -> str:

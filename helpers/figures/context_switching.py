@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -174,7 +175,7 @@ def _mark_levels(ax: Axes, record: MemoryLadder) -> None:
         ax.fill_between(wide, [said.low or 0] * 2, [said.high or 0] * 2, color=style.CLAIM, zorder=0, lw=0)
         ax.plot(size, figure.median, "o", color=style.BLUE, markersize=12, markeredgecolor=style.INK, zorder=5)
         side = "right" if level == "RAM" else "center"
-        place = {"xytext": (0, 16), "textcoords": "offset points", "ha": side, "zorder": 6}
+        place: Any = {"xytext": (0, 16), "textcoords": "offset points", "ha": side, "zorder": 6}
         ax.annotate(f"{level}  {readable(figure.median, 'ns')}", (size, figure.median), fontweight="bold", **place)
 
 

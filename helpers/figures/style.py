@@ -224,7 +224,7 @@ def ribbon(
 def mark_x(ax: Axes, x: float, words: str) -> None:
     """A dashed line across the picture, named at its foot: the end of a cache, the number of cores."""
     ax.axvline(x, color=FAINT, lw=1.2, ls="--", zorder=1)
-    place = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points", "ha": "right"}
+    place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points", "ha": "right"}
     ax.annotate(words, (x, 0.02), fontsize=10, color=FAINT, **place)
 
 
