@@ -245,7 +245,7 @@ HEADINGS = ("Claim", "Article", "Here", "Verdict")
 def _cells(row: Row) -> tuple[str, str, str, str]:
     """Claim, article, here, verdict, in words."""
     if row.verdict is None:
-        return (row.claim.claim, row.claim.said, "–", f"open: run notebook {row.claim.notebook}")
+        return (row.claim.claim, row.claim.said, "–", f"run notebook {row.claim.notebook}")
     return (row.claim.claim, row.claim.said, str(row.here) if row.here else "–", str(row.verdict))
 
 

@@ -76,9 +76,9 @@ class Parameter:
     def parse(self, text: str) -> Any:
         """The value written as `text` on a command line. Raises `ValueError` as `check` does."""
         if self.kind is bool:
-            return self.check({"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-                text.lower(), text
-            ))
+            return self.check(
+                {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
+            )
         try:
             return self.check(self.kind(text))
         except ValueError:

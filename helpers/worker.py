@@ -135,7 +135,9 @@ def _reporter(answers: int) -> progress.Listener:
 def _described(error: BaseException) -> dict[str, Any]:
     from traceback import format_exception
 
-    arguments = [value if isinstance(value, (str, int, float, bool, type(None))) else repr(value) for value in error.args]
+    arguments = [
+        value if isinstance(value, (str, int, float, bool, type(None))) else repr(value) for value in error.args
+    ]
     return {
         "module": type(error).__module__,
         "type": type(error).__qualname__,

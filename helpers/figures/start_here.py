@@ -63,9 +63,7 @@ def first_costs(
     ax = ax or style.canvas(9, 4.2)
     figures = record.figures()
     rows = dict(zip(figures, range(len(figures))[::-1], strict=True))
-    for (name, figure), colour in zip(
-        figures.items(), (style.GREY, style.PURPLE, style.ORANGE, style.BLUE), strict=True
-    ):
+    for (name, figure), colour in zip(figures.items(), style.FOUR, strict=True):
         style.ghost_dot(ax, ghost.figures()[name] if ghost else None, rows[name])
         style.dot(ax, figure, rows[name], colour)
         style.guess_mark(ax, (guesses or {}).get(name), rows[name] - 0.3)
@@ -84,5 +82,37 @@ def first_costs(
         ax,
         [record],
         alt=f"Four dots on a logarithmic time axis: {style.sentence(figures)}.",
-        caption=f"{style.sentence(figures).capitalize()}. From first to last it is a factor of {span:,.0f}.",
+        caption=f"Here: {style.sentence(figures)}. From first to last it is a factor of {span:,.0f}.",
+    )
+
+
+def spread(record: FirstCosts, *, ax: Axes | None = None) -> Axes:
+    """Every sample as a dot, over the median of its kind; the bar is the interval of that median."""
+    ax = ax or style.canvas(9, 4.2)
+    figures = record.figures()
+    rows = dict(zip(figures, range(len(figures))[::-1], strict=True))
+    for (name, figure), colour in zip(figures.items(), style.FOUR, strict=True):
+        heights = [rows[name] + 0.12 + 0.3 * (index % 5) / 4 for index in range(len(figure.samples))]
+        ax.plot([sample / figure.median for sample in figure.samples], heights, "o", color=colour, alpha=0.6, ms=6)
+        low, high = figure.low / figure.median, figure.high / figure.median
+        ax.plot([low, high], [rows[name] - 0.08] * 2, color=style.INK, lw=7, solid_capstyle="butt")
+        ax.annotate(f"{low - 1:+.0%} to {high - 1:+.0%}", (1, rows[name] - 0.3), ha="center", va="center", fontsize=11)
+    ax.axvline(1, color=style.FAINT, lw=1.2, ls="--", zorder=1)
+    ax.set_xscale("log")
+    ax.set_xlim(0.45, 4.5)
+    ax.set_xticks([0.5, 0.7, 1, 1.5, 2, 3, 4], ["half", "0.7 x", "median", "1.5 x", "2 x", "3 x", "4 x"])
+    ax.minorticks_off()
+    ax.set_ylim(-0.55, len(figures) - 0.4)
+    ax.set_yticks(list(rows.values()), list(rows))
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("each sample over the median of its kind (log scale)")
+    ax.set_title(f"{len(record.thread_start.samples)} samples each, and how well they fix the median")
+    outside = sum(not 0.45 <= sample / each.median <= 4.5 for each in figures.values() for sample in each.samples)
+    said = ", ".join(f"{name} {(each.high - each.low) / each.median:.0%}" for name, each in figures.items())
+    return style.tell(
+        ax,
+        [record],
+        alt=f"Samples scattered around the median of their kind, above the interval of the median, as wide as: {said}.",
+        caption=f"The dots are samples, the black bars the 95 % intervals of the medians. Their widths: {said}. "
+        f"{outside or 'No'} sample{' lies' if outside == 1 else 's lie'} outside of the picture.",
     )

@@ -28,6 +28,7 @@ COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": 
 MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v"}
 INK, FAINT, CLAIM, GHOST = "#222222", "#6b6b70", "#d9d9de", "#a5a5ab"
 GUESS = VIOLET
+FOUR = (GREY, PURPLE, ORANGE, BLUE)  # for four things that are not contexts
 
 mpl.rcParams.update(
     {
@@ -224,7 +225,12 @@ def ribbon(
 def mark_x(ax: Axes, x: float, words: str) -> None:
     """A dashed line across the picture, named at its foot: the end of a cache, the number of cores."""
     ax.axvline(x, color=FAINT, lw=1.2, ls="--", zorder=1)
-    place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (-5, 0), "textcoords": "offset points", "ha": "right"}
+    place: Any = {
+        "xycoords": ("data", "axes fraction"),
+        "xytext": (-5, 0),
+        "textcoords": "offset points",
+        "ha": "right",
+    }
     ax.annotate(words, (x, 0.02), fontsize=10, color=FAINT, **place)
 
 

@@ -1,0 +1,232 @@
+"""JupyterLab as a learner has it: a server of its own, and a page in Chromium that the tests drive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from playwright.sync_api import Browser, Locator, Page, Playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium")
+CALM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--no-sandbox"]
+CALM += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+START_S, SLOW_S = 60.0, 120.0  # how long the server may take to start, and anything in the page
+DARK, LIGHT = "JupyterLab Dark", "JupyterLab Light"
+SETTINGS = {  # all cells are in the page, also those out of view; nobody asks for news; a notebook is saved by nobody
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false"},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+
+
+class Lab:
+    """A running JupyterLab with folders and a ledger of its own, and copies of the notebooks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notebooks = folder / "notebooks"
+        self.ledger = folder / "ledger.sqlite"
+        self.token = secrets.token_hex(16)
+        self._process = self._started()
+        try:
+            self.url = self._address()
+        except BaseException:
+            self.end()
+            raise
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        shutil.copytree(ROOT / "notebooks", self.notebooks, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+        places += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+        own = {name: str(self.folder / name.lower()) for name in places}
+        for name, values in SETTINGS.items():
+            path = Path(own["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab", f"{name}.jupyterlab-settings")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        page = Path(own["JUPYTER_CONFIG_DIR"], "labconfig", "page_config.json")
+        page.parent.mkdir(parents=True)
+        page.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+        flags = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--LabApp.expose_app_in_browser=True"]
+        flags += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.notebooks}"]
+        with open(self.folder / "server.log", "wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "jupyterlab", *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={**os.environ, **own, "HELPERS_LEDGER": str(self.ledger), "PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+
+    def _address(self) -> str:
+        runtime = self.folder / "jupyter_runtime_dir"
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(StopIteration, json.JSONDecodeError):  # not there yet, or half written
+                return json.loads(next(runtime.glob("jpserver-*.json")).read_text())["url"]
+            time.sleep(0.1)
+        raise RuntimeError(f"JupyterLab did not start:\n{(self.folder / 'server.log').read_text()}")
+
+    def experiments(self) -> list[psutil.Process]:
+        """The processes of experiments that were started from here, orphans included."""
+        return [process for process in self._ours() if "helpers.worker" in " ".join(process.cmdline())]
+
+    def _ours(self) -> Iterator[psutil.Process]:
+        """Whoever has our ledger in the environment is ours, whatever has become of its parent."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("HELPERS_LEDGER") == str(self.ledger):
+                    yield process
+
+    def end(self) -> None:
+        """End the server and its kernels; then kill what is left, if anything."""
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        for process in self._ours():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    started = playwright.chromium.launch(executable_path=CHROMIUM, args=CALM)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+class Notebook:
+    """One notebook in one page."""
+
+    def __init__(self, lab: Lab, page: Page, name: str) -> None:
+        self.lab = lab
+        self.page = page
+        self.name = name
+        page.set_default_timeout(SLOW_S * 1000)
+        self.open()
+
+    def open(self) -> None:
+        """Load the page anew, from the file, and wait for a fresh kernel (sent earlier, a command never returns)."""
+        self.page.goto(f"{self.lab.url}lab/tree/{self.name}?token={self.lab.token}&reset")
+        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        self.page.evaluate("""async () => {
+            const panel = jupyterapp.shell.currentWidget;
+            await panel.context.ready;
+            await panel.sessionContext.ready;
+            await panel.sessionContext.session.kernel.info;
+            jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'});
+            if (jupyterapp.shell.leftCollapsed === false) jupyterapp.shell.collapseLeft();
+        }""")
+
+    def command(self, name: str, **arguments: Any) -> None:
+        """Execute one of JupyterLab's commands, and wait until it is done."""
+        self.page.evaluate("([name, given]) => jupyterapp.commands.execute(name, given)", [name, arguments])
+
+    def theme(self, name: str) -> None:
+        """Change the theme."""
+        self.command("apputils:change-theme", theme=name)
+        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for()
+
+    def restart(self) -> None:
+        """Restart the kernel, without the question whether that is meant."""
+        self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+        self.wait_idle()
+
+    def interrupt(self) -> None:
+        """Press the kernel's ■."""
+        self.page.locator("[data-jp-item-name='interrupt'] jp-button, [data-jp-item-name='interrupt'] button").first.click()
+
+    def run_all(self, seconds: float = SLOW_S) -> None:
+        """Run all cells and wait until the last one is done."""
+        self._begin("notebook:run-all-cells")
+        self._done(seconds)
+
+    def run(self, text: str, seconds: float = SLOW_S) -> None:
+        """Run the code cell that has `text` in it, and wait until it is done."""
+        self.start(text)
+        self._done(seconds)
+
+    def start(self, text: str) -> None:
+        """Begin to run the code cell that has `text` in it."""
+        self.page.evaluate("""index => {
+            const notebook = jupyterapp.shell.currentWidget.content;
+            notebook.deselectAll();
+            notebook.activeCellIndex = index;
+        }""", self._index(text))
+        self._begin("notebook:run-cell")
+
+    def wait_done(self, seconds: float = SLOW_S) -> None:
+        """Wait until the cells that were started are done."""
+        self._done(seconds)
+
+    def _begin(self, command: str) -> None:
+        self.page.evaluate("""command => {
+            window.cellsRun = false;
+            const end = () => { window.cellsRun = true; };
+            jupyterapp.commands.execute(command).then(end, end);
+        }""", command)
+
+    def _done(self, seconds: float) -> None:
+        self.page.wait_for_function("() => window.cellsRun", timeout=seconds * 1000)
+
+    def wait_idle(self) -> None:
+        """Wait until the kernel has nothing to do."""
+        self.page.wait_for_function(
+            "() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
+        )
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The cells as they are now, as nbformat has them."""
+        return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.model.toJSON().cells")
+
+    def _index(self, text: str) -> int:
+        for index, cell in enumerate(self.cells()):
+            if cell["cell_type"] == "code" and text in "".join(cell["source"]):
+                return index
+        raise LookupError(f"{self.name} has no code cell with {text!r}")
+
+    def cell(self, text: str) -> Locator:
+        """The code cell that has `text` in it."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(self._index(text))
+
+    def outputs(self, text: str) -> list[dict[str, Any]]:
+        """What the code cell that has `text` in it has put out."""
+        return self.cells()[self._index(text)]["outputs"]
+
+    def photograph(self, folder: Path, prefix: str) -> list[Path]:
+        """Pictures of the notebook from top to bottom, one per screenful."""
+        folder.mkdir(parents=True, exist_ok=True)
+        scroller = self.page.locator(".jp-WindowedPanel-outer").first
+        high, total = scroller.evaluate("box => [box.clientHeight, box.scrollHeight]")
+        taken = []
+        for number, top in enumerate(range(0, total, max(high - 60, 200))):
+            scroller.evaluate("(box, top) => { box.scrollTop = top; }", top)
+            self.page.wait_for_timeout(150)
+            taken.append(folder / f"{prefix}-{number:02}.png")
+            scroller.screenshot(path=taken[-1])
+        return taken
+
+
+def await_(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait until `condition` holds. Raises `AssertionError` after that many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+    return found

@@ -1,0 +1,149 @@
+"""The figures, drawn from the reference run: that they hold together as pictures and say in words what they show."""
+
+from dataclasses import replace
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from helpers import reference
+from helpers.figures import context_switching, start_here, style
+from helpers.measure import Estimate, Noise, estimate
+from helpers.record import Record
+
+
+def shipped(name: str, **parameters: object) -> Record:
+    record = reference.record(name, **parameters)
+    assert record is not None, f"the reference run lacks {name} {parameters}: make reference"
+    return record
+
+
+def handoffs() -> list[Record]:
+    kinds = ("processes", "threads", "tasks", "generators")
+    together = [shipped("context_switching.handoff", between=kind, same_core=True) for kind in kinds]
+    apart = [shipped("context_switching.handoff", between=kind, same_core=False) for kind in kinds[:2]]
+    return together + apart
+
+
+def counts() -> list[Record]:
+    return [shipped("context_switching.switch_counts", same_core=same) for same in (True, False)]
+
+
+def costs() -> list[Record]:
+    return [shipped("context_switching.working_set_cost", touch=touch) for touch in ("sum", "chase")]
+
+
+def crowds() -> list[Record]:
+    return [shipped("context_switching.oversubscription", work=work) for work in ("computing", "waiting")]
+
+
+def ladder() -> Record:
+    return shipped("context_switching.memory_ladder")
+
+
+def first() -> Record:
+    return shipped("start_here.first_costs")
+
+
+PICTURES = {
+    "handoff": lambda: context_switching.handoff(handoffs(), guess=5, ghosts=handoffs()),
+    "one handoff": lambda: context_switching.handoff(handoffs()[:1], guess=200),
+    "switch counts": lambda: context_switching.switch_counts(counts(), guess=90),
+    "memory ladder": lambda: context_switching.memory_ladder(ladder(), guess=80, ghost=ladder()),
+    "working set": lambda: context_switching.working_set_cost(costs(), guess=20, ghosts=costs()),
+    "one working set": lambda: context_switching.working_set_cost(costs()[1:]),
+    "oversubscription": lambda: context_switching.oversubscription(crowds(), guess=0.5)[0],
+    "anatomy": lambda: start_here.anatomy(handoffs()[0], ghost=handoffs()[1]),
+    "first costs": lambda: start_here.first_costs(first(), guesses={"thread start": 1e6, "TCP connect": 10}, ghost=first()),
+    "spread": lambda: start_here.spread(first()),
+}
+
+
+@pytest.fixture(params=PICTURES, scope="module")
+def axes(request: pytest.FixtureRequest) -> Axes:
+    return PICTURES[request.param]()
+
+
+def words(figure: Figure) -> list[Text]:
+    """Every text that is really drawn."""
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+def test_no_word_is_clipped(axes: Axes) -> None:
+    figure = style._figure(axes)
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    for text in words(figure):
+        box = text.get_window_extent()
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside or not text.get_in_layout(), text.get_text()
+
+
+def test_it_reads_from_the_back_of_a_classroom(axes: Axes) -> None:
+    for text in words(style._figure(axes)):
+        assert text.get_fontsize() >= 10, text.get_text()
+
+
+def test_axes_and_titles_are_named(axes: Axes) -> None:
+    for each in style._figure(axes).axes:
+        assert each.get_title(loc="left") and each.get_xlabel()
+
+
+def test_alt_and_caption_come_from_the_data(axes: Axes) -> None:
+    assert any(letter.isdigit() for letter in style.caption(axes)) and len(style.alt(axes)) > 40
+    assert "nan" not in style.caption(axes) and "None" not in style.caption(axes)
+
+
+def test_the_reference_run_is_labelled(axes: Axes) -> None:
+    assert "reference run" in style.caption(axes)
+
+
+def test_a_picture_is_one_html_figure(axes: Axes) -> None:
+    page = style.show(axes)._repr_html_()
+    assert page.startswith("<figure") and ' alt="' in page and "<figcaption" in page
+    assert len(page) < 400_000
+
+
+def test_two_records_give_two_alt_texts() -> None:
+    one, other = handoffs()[0], handoffs()[1]
+    assert style.alt(context_switching.handoff([one])) != style.alt(context_switching.handoff([other]))
+
+
+def test_it_draws_into_given_axes() -> None:
+    ax = style.canvas()
+    assert context_switching.handoff(handoffs()[:1], ax=ax) is ax
+
+
+def test_noise_and_warnings_are_said_once() -> None:
+    noise = Noise("busy", stolen=0.5, others=0.0)
+    warnings = (noise.warning() or "", "only one core may be used: both sides ran on it")
+    loud = replace(handoffs()[0], noise=noise, warnings=warnings, reference=None)
+    caption = style.caption(context_switching.handoff([loud, loud]))
+    assert caption.count("50% of a core") == 1 and caption.count("only one core".capitalize()) == 1
+    assert "reference run" not in caption
+
+
+def test_a_negative_result_does_not_break_the_picture() -> None:
+    below = estimate([-0.2, 0.1, -0.1, 0.05, -0.3], "µs")
+    record = replace(handoffs()[0], cost=below, python=below)
+    style.show(context_switching.handoff([record]))
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [(1900, "ns", "1.9 µs"), (2.43, "µs", "2.43 µs"), (0.03, "µs", "30 ns"), (181.2, "ms", "181 ms"), (0, "ns", "0 ns")],
+)
+def test_times_read_as_people_write_them(value: float, unit: str, words: str) -> None:
+    assert style.readable(value, unit) == words
+
+
+def test_contexts_keep_their_colour_and_shape() -> None:
+    assert len(set(style.COLOURS.values())) == len(style.COLOURS) == len(set(style.MARKERS.values()))
+
+
+def test_an_estimate_is_marked_with_its_interval() -> None:
+    ax = style.canvas()
+    style.dot(ax, Estimate(2, 1, 4, "µs"), 0, style.BLUE)
+    (bar,) = ax.collections
+    assert sorted(bar.get_segments()[0][:, 0]) == [1, 4]
