@@ -6,6 +6,7 @@ ledger, and is saved without what changes from run to run or tells about the mac
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+README_PICTURE = FOLDER / "images" / "handoff.png"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT_S = 120
 
@@ -56,6 +58,16 @@ def _static(output: NotebookNode) -> NotebookNode | None:
     return output if "text/html" in data else None
 
 
+def _picture_for_readme(notebook: NotebookNode) -> None:
+    """The picture of the cell tagged `readme`, as a file that the README shows."""
+    for cell in notebook.cells:
+        if "readme" in cell.metadata.get("tags", []):
+            page = "".join(output.data["text/html"] for output in cell.outputs)
+            png = page.partition("data:image/png;base64,")[2].partition('"')[0]
+            README_PICTURE.parent.mkdir(exist_ok=True)
+            README_PICTURE.write_bytes(base64.b64decode(png))
+
+
 def main(names: list[str]) -> int:
     """Execute the notebooks whose names begin with one of `names`, or all of them."""
     paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if not names or path.name.startswith(tuple(names))]
@@ -71,6 +83,7 @@ def main(names: list[str]) -> int:
             print(f"failed\n{error}", file=sys.stderr)
             return 1
         nbformat.write(notebook, path)
+        _picture_for_readme(notebook)
         print(f"{time.monotonic() - start:.0f} s")
     return 0
 

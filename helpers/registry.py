@@ -207,6 +207,11 @@ class Experiment(Generic[P, R]):
             given[name] = value
         return {name: item.check(given.get(name, item.default)) for name, item in self.parameters.items()}
 
+    def require(self) -> None:
+        """Raises `Unavailable` where it cannot run."""
+        if missing := self.missing():
+            raise Unavailable(f"{self.name} cannot run here: {'; '.join(missing)}")
+
     def missing(self) -> list[str]:
         """What this machine lacks to run it at all, a line each."""
         return [word for need in self.needs if (word := need())]

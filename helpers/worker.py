@@ -97,6 +97,7 @@ def _record(request: dict[str, Any]) -> dict[str, Any]:
     from importlib import import_module
 
     experiment = getattr(import_module(request["module"]), request["function"])
+    experiment.require()  # again: this may be another interpreter than the one that asked
     return measured(experiment, request["parameters"]).to_json()
 
 
