@@ -52,9 +52,9 @@ def clean(notebook: NotebookNode) -> NotebookNode:
 def _static(output: NotebookNode) -> NotebookNode | None:
     """The output without its live widget; None where nothing is left that a reader could see."""
     data = output.get("data")
-    if data is None or WIDGET not in data:
+    if data is None or (data and WIDGET not in data):
         return output
-    del data[WIDGET]
+    data.pop(WIDGET, None)
     return output if "text/html" in data else None
 
 

@@ -3,86 +3,54 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, ParamSpec, TypeVar, get_args, get_origin
+from dataclasses import replace
 
 from helpers import progress
-from helpers.record import Record
+from helpers.record import Record, hints_of
 
+TYPE_CHECKING = False  # as in `worker`: `typing` takes 4 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from threading import Event
+    from typing import Any, Generic, ParamSpec, TypeVar
 
+    from helpers.parameters import Parameter
     from helpers.progress import Listener
 
-P = ParamSpec("P")
-R = TypeVar("R", bound=Record)
-TIMEOUT_FACTOR, TIMEOUT_START_S = 10, 30  # a slow or busy machine gets ten times the declared seconds
+    P = ParamSpec("P")
+    R = TypeVar("R", bound=Record)
+    Need = Callable[[], str | None]  # None when there, else one line: what is missing and what would bring it
+else:
+    P = R = None
 
-Need = Callable[[], str | None]  # None when there, else one line: what is missing and what would bring it
+    class Generic:
+        """What type checkers take for `typing.Generic`."""
+
+        def __class_getitem__(cls, _):
+            return cls
+
+
+def __getattr__(name: str) -> Any:
+    """`Parameter` is loaded when it is asked for: the worker does without."""
+    if name != "Parameter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from helpers.parameters import Parameter
+
+    return Parameter
+
+
+TIMEOUT_FACTOR, TIMEOUT_START_S = 10, 30  # a slow or busy machine gets ten times the declared seconds
 
 
 class Unavailable(RuntimeError):
     """The experiment cannot run on this machine, and the reference run has no record of it."""
 
 
-@dataclass(frozen=True)
 class Between:
     """Bounds of a number, both included: `rounds: Annotated[int, Between(3, 200)] = 21`."""
 
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A keyword of an experiment: its type (int, float, bool or str), its default, and what it may be."""
-
-    name: str
-    kind: type
-    default: Any
-    choices: tuple[Any, ...] = ()
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def allowed(self) -> str:
-        """The bounds in words."""
-        if self.choices:
-            return "one of " + ", ".join(map(str, self.choices))
-        if self.kind is bool:
-            return "True or False"
-        kind = "a whole number" if self.kind is int else "a number"
-        return f"{kind} from {self.low:g} to {self.high:g}"
-
-    def check(self, value: Any) -> Any:
-        """The value as the experiment gets it. Raises `ValueError` naming parameter, value and bounds."""
-        if not self._fits(value):
-            raise ValueError(f"{self.name}={value!r}: {self.name} is {self.allowed}")
-        return self.kind(value)
-
-    def _fits(self, value: Any) -> bool:
-        if self.choices:
-            return isinstance(value, self.kind) and value in self.choices
-        if self.kind is bool or isinstance(value, bool):
-            return self.kind is bool and isinstance(value, bool)
-        if self.low is None or self.high is None:
-            return False
-        number = isinstance(value, int) or (self.kind is float and isinstance(value, float) and math.isfinite(value))
-        return number and self.low <= value <= self.high
-
-    def parse(self, text: str) -> Any:
-        """The value written as `text` on a command line. Raises `ValueError` as `check` does."""
-        if self.kind is bool:
-            return self.check(
-                {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
-            )
-        try:
-            return self.check(self.kind(text))
-        except ValueError:
-            raise ValueError(f"{self.name}={text}: {self.name} is {self.allowed}") from None
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
 
 
 class Experiment(Generic[P, R]):
@@ -161,6 +129,7 @@ class Experiment(Generic[P, R]):
                 timeout=timeout or TIMEOUT_FACTOR * self.seconds + TIMEOUT_START_S,
                 stop=stop,
                 on_progress=listener,
+                on_wait=getattr(listener, "tick", None),
             )
         record: R = self.record_type.from_json(data)
         record = replace(record, machine={**machine.card(), **record.machine})
@@ -179,19 +148,15 @@ class Experiment(Generic[P, R]):
     @functools.cached_property
     def parameters(self) -> dict[str, Parameter]:
         """What the function takes, from its signature."""
-        import inspect
-        from typing import get_type_hints
+        from helpers.parameters import parameters_of
 
-        hints = get_type_hints(self.function, include_extras=True)
-        signature = inspect.signature(self.function)
-        return {name: _parameter(name, hints[name], item.default) for name, item in signature.parameters.items()}
+        return parameters_of(self.function)
 
     @functools.cached_property
     def record_type(self) -> type[R]:
         """The dataclass that it returns."""
-        from typing import get_type_hints
-
-        return get_type_hints(self.function)["return"]
+        kind: type[R] = hints_of(self.function)["return"]
+        return kind
 
     def check(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All parameters with their values. Raises `ValueError` for a wrong name or value; starts nothing."""
@@ -221,18 +186,6 @@ class Experiment(Generic[P, R]):
         return [word for want in self.wants if (word := want())]
 
 
-def _parameter(name: str, hint: Any, default: Any) -> Parameter:
-    bounds = None
-    if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)[:2]
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        return Parameter(name, type(choices[0]), default, choices=choices)
-    if bounds is None and hint is not bool:
-        raise TypeError(f"{name}: a number of an experiment needs bounds, Annotated[…, Between(low, high)]")
-    return Parameter(name, hint, default, low=getattr(bounds, "low", None), high=getattr(bounds, "high", None))
-
-
 def experiment(
     *, seconds: float, claims: Sequence[str] = (), needs: Sequence[Need] = (), wants: Sequence[Need] = ()
 ) -> Callable[[Callable[P, R]], Experiment[P, R]]:
@@ -251,6 +204,7 @@ _registry: dict[str, Experiment[Any, Any]] = {}
 
 def experiments() -> dict[str, Experiment[Any, Any]]:
     """Every experiment of the series by name, `module.function`."""
+    import importlib
     import pkgutil
 
     package = importlib.import_module("helpers.experiments")

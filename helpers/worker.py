@@ -6,31 +6,41 @@ the request and then stays open. When it closes (the notebook is done, stopped, 
 ends, the guard kills whatever the worker started, removes its scratch folder and leaves.
 
 The guard exists because nothing else outlives both a `kill -9` of the notebook's kernel and one of the worker.
-It sleeps while the experiment runs. Standard library alone, imports kept few: this is the cost of every run.
+It sleeps while the experiment runs. Standard library alone, and little of it: every import is a cost of every run,
+so most of them are made where they are needed.
 """
 
 from __future__ import annotations
 
-import json
+import gc
+import marshal
 import os
 import sys
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
 
-from helpers import machine, measure, progress
-
+TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`, whose import takes 4 ms
 if TYPE_CHECKING:
-    from helpers.record import Record
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from helpers.progress import Listener
     from helpers.registry import Experiment
 
+Message = dict[str, "Any"]
+SIGKILL = 9  # `signal` would say so too, after 4 ms
 PATIENCE_S = 3.0  # how long the guard tries to kill what does not die
+HEAD_START_S = 0.03  # while the worker loads its modules the guard keeps still
+WATCH_S = 1.0  # how often the guard looks whether its parent is still there
 SHARED_MEMORY = "/dev/shm"
 
 
 def main() -> NoReturn:
-    """Read one request from the lifeline, fork, run it, answer in JSON lines on the original standard output."""
-    request = json.loads(_read_line(0))
+    """Read one request from the lifeline, fork, run it; the answers go to the original standard output."""
+    gc.disable()  # until the experiment starts: there is no garbage in loading modules, only time spent looking for it
+    request = receive(0)
+    parent = os.getppid()
+    if request is None:
+        os._exit(0)  # whoever started us is gone already
     answers = os.dup(1)
     scratch = request["scratch"]
     os.mkdir(scratch, 0o700)
@@ -43,70 +53,132 @@ def main() -> NoReturn:
         work(request, answers)
     worker = os.fork()
     if worker:
-        guard(worker, answers, request)
+        guard(worker, answers, scratch, parent)
     os.setsid()
     work(request, answers)
 
 
-def _read_line(descriptor: int) -> bytes:
-    """Byte by byte would do as well: the request is the only thing that is ever sent."""
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(descriptor, 65536)
-        if not part:
-            os._exit(0)  # whoever started us is gone already
-        line += part
-    return line
+# Messages: dictionaries of plain values. `marshal` is there in every interpreter without an import from disk, and
+# its format 2 is the same in all of them.
+
+MARK = b"record:1"  # whatever else a program may print, it is not this
+LARGEST = 1 << 30  # bytes
+
+
+def send(descriptor: int, message: Message) -> None:
+    """Write one message. Raises `ValueError` for values that are not plain."""
+    data = marshal.dumps(message, 2)
+    data = MARK + len(data).to_bytes(8, "big") + data
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def receive(descriptor: int) -> Message | None:
+    """Wait for one message; None at the end. Raises `ValueError` for anything that `send` did not write."""
+    head = _read(descriptor, len(MARK) + 8)
+    if not head:
+        return None
+    size = int.from_bytes(head[len(MARK) :], "big")
+    data = _read(descriptor, size) if head.startswith(MARK) and 0 < size <= LARGEST else b""
+    if not data or len(data) < size:
+        raise ValueError(f"not a message: {head!r}")
+    message: Message = marshal.loads(data)
+    return message
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """So many bytes, or fewer at the end."""
+    data = b""
+    while len(data) < size and (part := os.read(descriptor, size - len(data))):
+        data += part
+    return data
+
+
+def _answer(descriptor: int, message: Message) -> None:
+    try:
+        send(descriptor, message)
+    except BrokenPipeError:
+        os._exit(1)  # nobody waits for it any more
 
 
 def _log(scratch: str) -> str:
     return os.path.join(scratch, "output.log")
 
 
-def _send(descriptor: int, message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode() + b"\n"
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except BrokenPipeError:
-        os._exit(1)
-
-
 # The worker
 
 
-def work(request: dict[str, Any], answers: int) -> NoReturn:
+def work(request: Message, answers: int) -> NoReturn:
     """Run the experiment and answer with its record or its error."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # and lets go of the lifeline
-    os.set_inheritable(answers, False)
-    _be_the_one_that_memory_pressure_kills()
-    _send(answers, {"worker": os.getpid()})
-    progress.listen(_reporter(answers))
+    os.close(nothing)
     status = 0
     try:
-        _send(answers, {"record": _record(request)})
+        _see_what_the_parent_sees(request)
+        _answer(answers, {"record": _record(request, answers)})
     except BaseException as error:
-        _send(answers, {"error": _described(error)})
+        _answer(answers, {"error": _described(error)})
         status = 1
     _run_exit_functions()
     os._exit(status)
 
 
-def _record(request: dict[str, Any]) -> dict[str, Any]:
-    from importlib import import_module
+def _see_what_the_parent_sees(request: Message) -> None:
+    """The parent's modules, where it is the same interpreter (which then started without `site`, 3 ms)."""
+    if request["path"] is not None:
+        sys.path += [place for place in request["path"] if place not in sys.path]
+        sys.prefix, sys.exec_prefix = request["prefixes"]
+    if sys.version_info < (3, 12):  # later ones use it at once
+        _load_late("inspect", "copy")
 
-    experiment = getattr(import_module(request["module"]), request["function"])
+
+def _load_late(*names: str) -> None:
+    """Have modules loaded when something in them is used: `dataclasses` imports these, 9 ms, and rarely uses them."""
+    from types import ModuleType
+
+    class Late(ModuleType):
+        def __getattr__(self, attribute: str) -> Any:
+            name = self.__name__
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)  # asked for by the import system itself
+            if sys.modules.get(name) is self:
+                del sys.modules[name]
+            self.__dict__.update(__import__(name).__dict__)
+            return self.__dict__[attribute]
+
+    for name in names:
+        sys.modules.setdefault(name, Late(name))
+
+
+def _record(request: Message, answers: int) -> Message:
+    from helpers import progress
+
+    progress.listen(_reporter(answers))
+    __import__(request["module"])
+    experiment = getattr(sys.modules[request["module"]], request["function"])
     experiment.require()  # again: this may be another interpreter than the one that asked
-    return measured(experiment, request["parameters"]).to_json()
+    gc.freeze()  # the modules stay
+    gc.enable()
+    record = measured(experiment, request["parameters"])
+    if request["path"] is None:
+        from helpers import machine
+
+        record.machine.update(machine.python_facts())
+    data: Message = record.to_json()
+    return data
 
 
-def measured(experiment: Experiment[..., Record], parameters: dict[str, Any]) -> Any:
+def measured(experiment: Experiment[..., Any], parameters: Message) -> Any:
     """Call the experiment's function and complete its record: what ran, when, how noisy the machine was."""
+    from dataclasses import replace
+
+    from helpers import measure
+
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    before = machine.activity()
+    before = measure.activity()
     record = experiment.function(**parameters)
-    after = machine.activity()
+    after = measure.activity()
     noise = measure.grade_noise(before, after)
     return replace(
         record,
@@ -114,13 +186,12 @@ def measured(experiment: Experiment[..., Record], parameters: dict[str, Any]) ->
         parameters=parameters,
         started=started,
         seconds=(after.wall_ns - before.wall_ns) / 1e9,
-        machine={**record.machine, **machine.python_facts()},
         noise=noise,
         warnings=tuple(word for word in (*record.warnings, noise.warning()) if word),
     )
 
 
-def _reporter(answers: int) -> progress.Listener:
+def _reporter(answers: int) -> Listener:
     last = 0.0
 
     def report(done: int, total: int) -> None:
@@ -128,35 +199,39 @@ def _reporter(answers: int) -> progress.Listener:
         now = time.monotonic()
         if now - last >= 0.1 or done == total:  # a bar needs no more, and the experiment is not disturbed
             last = now
-            _send(answers, {"progress": [done, total]})
+            _answer(answers, {"progress": (done, total)})
 
     return report
 
 
-def _described(error: BaseException) -> dict[str, Any]:
+def _described(error: BaseException) -> Message:
+    """What the parent needs to raise the same error."""
     from traceback import format_exception
 
-    arguments = [
-        value if isinstance(value, (str, int, float, bool, type(None))) else repr(value) for value in error.args
-    ]
     return {
         "module": type(error).__module__,
         "type": type(error).__qualname__,
-        "arguments": arguments,
+        "arguments": _arguments(error),
+        "words": _words(error),
         "traceback": "".join(format_exception(error)),
     }
 
 
-def _be_the_one_that_memory_pressure_kills() -> None:
-    """Rather this process than the learner's browser; and no core files on their disk."""
+def _arguments(error: BaseException) -> tuple[Any, ...]:
+    """What its type was called with, as far as that is plain. (`args` lacks the file name of an `OSError`.)"""
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")
-        import resource
+        arguments = error.__reduce__()[1]
+        marshal.dumps(arguments, 2)
+    except Exception:
+        return tuple(map(repr, error.args))
+    return tuple(arguments)
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    except (OSError, ImportError, ValueError):
-        pass  # not Linux, or not allowed: nothing depends on it
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def _run_exit_functions() -> None:
@@ -181,57 +256,99 @@ def _leave_with_parent() -> None:
 # The guard
 
 
-def guard(worker: int, answers: int, request: dict[str, Any]) -> NoReturn:
+def guard(worker: int, answers: int, scratch: str, parent: int) -> NoReturn:
     """Wait for the end of the worker or of whoever asked; then leave nothing of the worker's behind."""
+    is_clean = False
     try:
-        _adopt_orphans()
-        status = _wait(worker, request["parent"])
-        log = "" if status == 0 else _tail(_log(request["scratch"]))
-        _end(worker)
-        remove(request["scratch"])
-        _send(answers, {"ended": status, "log": log})
+        adopts = _adopt_orphans()
+        status = _wait(worker, parent, answers)
+        log = "" if status == 0 else _tail(_log(scratch))
+        _end_children(worker)
+        if not adopts:
+            _end_strays(scratch)
+        _remove(scratch)
+        is_clean = True
+        _tell(answers, {"ended": status, "log": log})
     finally:
-        os._exit(0)
+        os._exit(0 if is_clean else 1)
 
 
-def _adopt_orphans() -> None:
+def _adopt_orphans() -> bool:
     """Make this process the parent of orphaned descendants (Linux), even of those in sessions of their own."""
-    if sys.platform == "linux":
-        import ctypes
+    try:
+        import _ctypes  # what `ctypes` is made of, without its 4 ms
 
         PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        this_program: Any = None
+        prctl = _ctypes.dlsym(_ctypes.dlopen(this_program, 0), "prctl")
+        return bool(_ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
 
 
-def _wait(worker: int, parent: int) -> int | None:
+def _wait(worker: int, parent: int, answers: int) -> int | None:
     """The worker's exit status (negative: the signal that killed it), or None when nobody waits for it any more."""
-    import select
-    import signal
+    import _signal  # what `signal` is made of, without its 4 ms
 
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)
-    signal.set_wakeup_fd(wake_write)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # the lifeline alone decides
+    # Blocked, so that they wake us up and do nothing else: the lifeline alone decides.
+    signals = (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, signals)
+    os.set_blocking(0, False)
+    is_new = True
+    _doze(signals, HEAD_START_S)
     while True:
         done, status = os.waitpid(worker, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        if os.getppid() != parent:  # the lifeline may be held open by a process forked off the parent
+        if not _is_open(0) or os.getppid() != parent:  # something that the parent forked may hold the lifeline open
             return None
-        ready, _, _ = select.select([0, wake_read], [], [], 1.0)
-        if wake_read in ready:
-            os.read(wake_read, 1024)
-        if 0 in ready:
-            return None
+        if is_new:
+            is_new = False
+            _tell(answers, {"worker": worker})
+            _prefer_for_killing(worker)
+        _doze(signals, WATCH_S)
 
 
-def _end(worker: int) -> None:
+def _doze(signals: tuple[int, ...], seconds: float) -> None:
+    """Sleep until one of these blocked signals comes, but no longer."""
+    import _signal
+
+    if hasattr(_signal, "sigtimedwait"):
+        _signal.sigtimedwait(signals, seconds)
+    else:  # macOS
+        time.sleep(min(seconds, 0.02))
+
+
+def _tell(answers: int, message: Message) -> None:
+    """Say something that may come too late."""
+    try:  # noqa: SIM105
+        send(answers, message)
+    except BrokenPipeError:
+        pass
+
+
+def _is_open(pipe: int) -> bool:
+    try:
+        return os.read(pipe, 1) != b""
+    except BlockingIOError:
+        return True
+
+
+def _prefer_for_killing(worker: int) -> None:
+    """Under memory pressure: rather the worker than the learner's browser. And no core files on their disk."""
+    try:
+        with open(f"/proc/{worker}/oom_score_adj", "wb") as file:
+            file.write(b"500")
+        import resource
+
+        resource.prlimit(worker, resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except (OSError, ImportError, AttributeError, ValueError):
+        pass  # not Linux, or not allowed: nothing depends on it
+
+
+def _end_children(worker: int) -> None:
     """Kill the worker's group, then every child that is left or turns up as an orphan."""
-    import signal
-
-    _kill(os.killpg, worker, signal.SIGKILL)
+    _kill(os.killpg, worker)
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
@@ -239,29 +356,47 @@ def _end(worker: int) -> None:
         except ChildProcessError:
             return  # none left
         if done == 0:
-            for child in _children(os.getpid()):
-                _kill(os.kill, child, signal.SIGKILL)
+            for child in _processes(_is_child):
+                _kill(os.kill, child)
             time.sleep(0.002)
 
 
-def _kill(how: Any, target: int, signal_number: int) -> None:
-    try:
-        how(target, signal_number)
+def _end_strays(scratch: str) -> None:
+    """Kill what has this scratch folder for its temporary files, where no guard could adopt it."""
+    mark = f"TMPDIR={scratch}".encode()
+
+    def is_stray(process: str) -> bool:
+        with open(f"/proc/{process}/environ", "rb") as file:
+            return mark in file.read().split(b"\0")
+
+    deadline = time.monotonic() + PATIENCE_S
+    while (strays := _processes(is_stray)) and time.monotonic() < deadline:
+        for stray in strays:
+            _kill(os.kill, stray)
+        time.sleep(0.002)
+
+
+def _kill(how: Callable[[int, int], None], target: int) -> None:
+    try:  # noqa: SIM105
+        how(target, SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass  # gone already
 
 
-def _children(parent: int) -> list[int]:
-    """The processes whose parent is `parent`, from /proc; none where there is no /proc."""
+def _is_child(process: str) -> bool:
+    with open(f"/proc/{process}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1]) == os.getpid()
+
+
+def _processes(wanted: Callable[[str], bool]) -> list[int]:
+    """The other processes that are so, from /proc; none where there is no /proc."""
     found = []
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    if int(file.read().rpartition(")")[2].split()[1]) == parent:
-                        found.append(int(name))
-            except (OSError, IndexError, ValueError):
-                continue  # it ended while we looked
+        try:
+            if name.isdigit() and int(name) != os.getpid() and wanted(name):
+                found.append(int(name))
+        except (OSError, IndexError, ValueError):
+            continue  # it ended while we looked, or is not ours to see
     return found
 
 
@@ -275,7 +410,7 @@ def _tail(path: str, size: int = 4000) -> str:
         return ""
 
 
-def remove(scratch: str) -> None:
+def _remove(scratch: str) -> None:
     """Delete a scratch folder, and the shared memory that bears its name."""
     try:
         os.unlink(_log(scratch))
@@ -291,3 +426,11 @@ def remove(scratch: str) -> None:
                 os.unlink(os.path.join(SHARED_MEMORY, found))
             except OSError:
                 continue
+
+
+def end(worker: int | None, scratch: str) -> None:
+    """What the guard would have done, for a parent whose guard was killed."""
+    if worker is not None and hasattr(os, "killpg"):
+        _kill(os.killpg, worker)
+    _end_strays(scratch)
+    _remove(scratch)

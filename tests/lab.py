@@ -141,7 +141,7 @@ class Notebook:
     def theme(self, name: str) -> None:
         """Change the theme."""
         self.command("apputils:change-theme", theme=name)
-        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for()
+        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
     def restart(self) -> None:
         """Restart the kernel, without the question whether that is meant."""

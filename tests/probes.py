@@ -57,7 +57,9 @@ def surroundings() -> Probe:
 
 
 @experiment(seconds=0.1)
-def fails(how: Literal["ValueError", "own", "unpicklable", "exit", "segfault", "kill", "print"] = "ValueError") -> Probe:
+def fails(
+    how: Literal["ValueError", "own", "file", "unpicklable", "exit", "segfault", "kill", "print"] = "ValueError",
+) -> Probe:
     """Ends badly."""
     if how == "ValueError":
         raise ValueError("three is not a prime", 3)
@@ -65,6 +67,8 @@ def fails(how: Literal["ValueError", "own", "unpicklable", "exit", "segfault", "
         from helpers.machine import TooSmall
 
         raise TooSmall("not enough room")
+    if how == "file":
+        open("/no/such/file").close()
     if how == "unpicklable":
         raise type("Odd", (Exception,), {"__init__": lambda self: super(type(self), self).__init__("odd")})()
     if how == "exit":
@@ -79,7 +83,10 @@ def fails(how: Literal["ValueError", "own", "unpicklable", "exit", "segfault", "
 
 @experiment(seconds=600)
 def holds_everything(
-    note: Literal["", "orphans"] = "", *, seconds: Annotated[float, Between(0, 600)] = 600, port: Annotated[int, Between(0, 65535)] = 0
+    note: Literal["", "orphans"] = "",
+    *,
+    seconds: Annotated[float, Between(0, 600)] = 600,
+    port: Annotated[int, Between(0, 65535)] = 0,
 ) -> Probe:
     """Holds processes (one in a session of its own), a port, files and shared memory, and waits."""
     sleeper = "import time; time.sleep(600)"
@@ -102,6 +109,46 @@ def holds_everything(
     time.sleep(seconds)
     server.close()
     return _probe(children=len(children), file=file.name)
+
+
+@experiment(seconds=0.1)
+def imports(name: Literal["numpy", "numba"] = "numba") -> Probe:
+    """Imports something that is not in the standard library."""
+    return _probe(file=str(__import__(name).__file__), prefix=sys.prefix)
+
+
+@experiment(seconds=0.1)
+def late_modules() -> Probe:
+    """Uses the modules that the worker has loaded late."""
+    import copy
+    import inspect
+    from inspect import signature
+
+    return _probe(
+        inspect=str(inspect.signature(late_modules.function)) == "() -> 'Probe'",
+        copy=copy.deepcopy([[1]]) == [[1]],
+        same=signature is inspect.signature and isinstance(inspect.Parameter.empty, type),
+    )
+
+
+@experiment(seconds=0.1)
+def nothing_random() -> Probe:
+    """Uses a module of the standard library."""
+    import random
+
+    return _probe(is_fine=0 <= random.random() < 1)
+
+
+@experiment(seconds=0.1)
+def large(size: Annotated[int, Between(0, 10_000_000)] = 1000) -> Probe:
+    """A record of that many bytes."""
+    return _probe(text="x" * size)
+
+
+@experiment(seconds=0.1)
+def odd_value() -> Probe:
+    """A record that JSON does not know."""
+    return _probe(value=object())  # type: ignore[arg-type]
 
 
 @experiment(seconds=1)

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -43,7 +43,7 @@ class Thing(Record):
         return {"cost": self.cost}
 
 
-def thing(*, number: registry.Annotated[int, registry.Between(0, 10**9)] = 0) -> Thing:
+def thing(*, number: Annotated[int, registry.Between(0, 10**9)] = 0) -> Thing:
     return Thing()
 
 

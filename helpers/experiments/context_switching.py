@@ -552,8 +552,12 @@ def memory_ladder(
         huge_share=share,
         placement=placement,
         subtracted="nothing: the loop adds no load of its own",
-        warnings=(*warnings, *((fit.reason,) if fit.reason else ()), *_huge_warning(share)),
+        warnings=(*warnings, *_scaled("MiB of the largest array", fit.reason), *_huge_warning(share)),
     )
+
+
+def _scaled(what: str, reason: str | None) -> tuple[str, ...]:
+    return (f"{what}: {reason}",) if reason else ()
 
 
 def _pinned_here() -> tuple[str, tuple[str, ...]]:
@@ -830,7 +834,7 @@ def oversubscription(
         against_cores=measure.ratio([run.throughput for run in most_of], [run.throughput for run in one_each]),
         placement=f"free on {cores} core{'s' if cores > 1 else ''}",
         subtracted="nothing",
-        warnings=(fit.reason,) if fit.reason else (),
+        warnings=_scaled("workers", fit.reason),
     )
 
 

@@ -22,6 +22,7 @@ from helpers.study.shown import STYLE, Shown, note, number, rich, text_box
 Parameters = dict[str, Any]
 MANY_CHOICES = 5  # more than these don't fit on a row of buttons
 UNITS = {"ns": "ns", "us": "µs", "ms": "ms", "kib": "KiB", "mib": "MiB"}
+LABEL_WIDTH = "8em"
 WIDE = 50  # a range whose ends differ by more than this factor gets steps that double
 
 
@@ -127,7 +128,7 @@ class Knob(Shown):
 
     def _turned(self, name: str, value: Any) -> None:
         self.values[name] = value
-        self._recall_picture()
+        self._later(self._recall_picture)
 
     def _recall_picture(self) -> None:
         record = self.cache.get(_key(self.values)) or self.recall(dict(self.values))
@@ -156,11 +157,14 @@ class Knob(Shown):
     def _progress(self, done: int, total: int) -> None:
         self.bar.max = max(total, 1)
         self.bar.value = done
-        if not self._stop.is_set():
+        if done and not self._stop.is_set():
             self._say(f"Running: {done} of {total}")
 
     def _later(self, action: Callable[[], None]) -> None:
-        """Do it in the kernel's main thread, between cells: drawing isn't safe beside a cell that draws too."""
+        """Do it in the kernel's main thread, between cells: drawing isn't safe beside a cell that draws too.
+
+        JupyterLab has the buttons answered by a thread of their own (a subshell), so that they work during a cell.
+        """
         if self._home is None or self._home.is_closed():
             action()
         else:
@@ -212,8 +216,11 @@ class Knob(Shown):
         return control(self.experiment.parameters[name], self.values[name])
 
     def _layout(self) -> widgets.VBox:
-        buttons = widgets.HBox([self.run_button, self.stop_button, self.bar])
-        return widgets.VBox([text_box(STYLE), *self.controls.values(), buttons, self.status, self.picture])
+        rows = [_row(name, control) for name, control in self.controls.items()]
+        buttons = widgets.HBox([self.run_button, self.stop_button, self.bar], layout=widgets.Layout(flex_flow="row wrap"))
+        box = widgets.VBox([text_box(STYLE), *rows, buttons, self.status, self.picture])
+        box.add_class("study-knob")
+        return box
 
     def _earlier(self, values: Parameters) -> Record | None:
         return ledger().latest(self.experiment.name, **values) or reference.record(self.experiment.name, **values)
@@ -225,14 +232,13 @@ def control(parameter: Parameter, value: Any) -> widgets.ValueWidget:
         "value": value,
         "description": title(parameter.name),
         "tooltip": f"{parameter.name}: {parameter.allowed}",
-        "style": {"description_width": "8em"},
+        "style": {"description_width": LABEL_WIDTH},
     }
     if parameter.choices:
         options = [(str(choice), choice) for choice in parameter.choices]
         if len(options) <= MANY_CHOICES:
-            # Tooltips of single buttons are a list of their own; without one the label is read.
-            look.update(tooltip=None, style={**look["style"], "button_width": "auto"})
-            return widgets.ToggleButtons(options=options, layout=widgets.Layout(width="auto"), **look)
+            # Its own label would stand above it, with a tooltip that reads "null"; `_row` puts one beside it.
+            return widgets.ToggleButtons(options=options, value=value, style={"button_width": "auto"})
         return widgets.Dropdown(options=options, **look)
     if parameter.kind is bool:
         return widgets.Checkbox(**look)
@@ -244,6 +250,15 @@ def control(parameter: Parameter, value: Any) -> widgets.ValueWidget:
     if parameter.kind is int:
         return widgets.IntSlider(min=int(low), max=int(high), **look)
     return widgets.FloatSlider(min=low, max=high, step=(high - low) / 100, **look)
+
+
+def _row(name: str, control: widgets.Widget) -> widgets.Widget:
+    """The control with its label before it."""
+    if not isinstance(control, widgets.ToggleButtons):
+        return control
+    look = widgets.Layout(width=LABEL_WIDTH, min_width=LABEL_WIDTH, display="flex", justify_content="flex-end")
+    control.layout = widgets.Layout(width="auto", flex="1 1 auto")
+    return widgets.HBox([widgets.Label(title(name), layout=look), control])
 
 
 def _is_wide(parameter: Parameter) -> bool:

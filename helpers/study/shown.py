@@ -14,7 +14,8 @@ STYLE = """<style>
 .study-options .widget-radio-box {margin-bottom: 0}
 .study-options .widget-radio-box label {height: auto; line-height: 1.4; white-space: normal; padding: 1px 0;
   align-items: start; font-size: var(--jp-ui-font-size1, inherit)}
-.study-options .widget-radio-box input {flex: none; margin: .1em .6em 0 1px}
+.study-options .widget-radio-box input {flex: none; height: 1.4em; margin: 0 .6em 0 1px}
+.study-knob .widget-toggle-button.mod-active {box-shadow: inset 0 -3px var(--jp-brand-color1, blue)}
 .study-text {line-height: 1.45; max-width: 60em; color: var(--jp-ui-font-color1, inherit)}
 .study-text code {color: inherit; background: var(--jp-layout-color2, transparent); padding: 0 .2em}
 .study-text pre {color: inherit; background: none; overflow-x: auto; line-height: 1.3}
