@@ -16,9 +16,8 @@ NOTEBOOKS = sorted(publish.FOLDER.glob("*.ipynb"))
 def executed(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
     start = time.monotonic()
     notebook = publish.execute(request.param)
-    print(
-        f"\n{request.param.name}: {time.monotonic() - start:.0f} s, first picture after {first_picture_s(notebook):.0f} s"
-    )
+    seconds = time.monotonic() - start
+    print(f"\n{request.param.name}: {seconds:.0f} s, first picture after {first_picture_s(notebook):.0f} s")
     return notebook
 
 

@@ -350,10 +350,12 @@ def test_from_standard_input() -> None:
     assert (run.stdout, run.stderr) == ("{'total': 6}\n", "")
 
 
-def test_without_standard_streams() -> None:
-    """As under a service manager, or pythonw."""
-    close = f"exec {sys.executable} -c '{SCRIPT.format(root=str(ROOT))}' <&- 2>&-".replace('"', '\\"').replace("'", '"')
-    run = subprocess.run(["sh", "-c", close.replace('\\"', "'")], stdout=subprocess.PIPE, text=True, timeout=30)
+def test_without_standard_streams(tmp_path: Path) -> None:
+    """As under some service managers."""
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(root=str(ROOT)))
+    command = f"exec {sys.executable} {path} <&- 2>&-"
+    run = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, timeout=30)
     assert run.stdout == "{'total': 6}\n"
 
 

@@ -203,7 +203,8 @@ def working_set_cost(
     for record in records:
         colour, marker, words = colours[record.touch]
         style.ribbon(ax, sizes, record.extra, colour, marker)
-        style.name_line(ax, sizes[-1], record.extra[-1].median, words, colour)
+        last = max(index for index, each in enumerate(record.extra) if each.median > 0)
+        style.name_line(ax, sizes[last], record.extra[last].median, words, colour)
     ax.set_yscale("log")
     style.claim_band(ax, claim("direct-switch"), along="y")
     for level, size in first.caches.items():
@@ -220,15 +221,15 @@ def working_set_cost(
     ax.set_xlabel("data that each side touches between switches")
     ax.set_ylabel("cost of one switch (log scale)")
     ax.set_title("What the caches add to a switch")
-    last = {words: record.extra[-1] for record in records for _, _, words in [colours[record.touch]]}
+    ends = {words: record.extra[-1] for record in records for _, _, words in [colours[record.touch]]}
     return style.tell(
         ax,
         records,
         alt=f"Cost of one switch against the working set, logarithmic. With none it is {readable(bare, 'µs')}; with "
-        f"{bytes_text(first.sizes[-1])} per side: {style.sentence(last)}.",
+        f"{bytes_text(first.sizes[-1])} per side: {style.sentence(ends)}.",
         caption=f"With no data to lose a switch costs {readable(bare, 'µs')}; with {bytes_text(first.sizes[-1])} "
         f"per side "
-        f"{style.sentence(last)}. The dotted line is what it would be if every cache line had to come back from RAM "
+        f"{style.sentence(ends)}. The dotted line is what it would be if every cache line had to come back from RAM "
         f"({readable(first.ram.median, 'ns')} each here).",
     )
 

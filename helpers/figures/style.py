@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -140,7 +141,11 @@ def show(ax: Axes | Sequence[Axes]) -> Picture:
 
 
 def dot(ax: Axes, figure: Estimate, y: float, colour: str, marker: str = "o", label: str | None = None) -> None:
-    """An estimate as a mark with its interval, and its value above it."""
+    """An estimate as a mark with its interval, its value above it; in words where a log axis has no place for it."""
+    if figure.median <= 0:
+        words = f"{readable(figure.median, figure.unit)}: below noise"
+        ax.annotate(words, (0.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=12, color=colour)
+        return
     below, above = figure.median - figure.low, figure.high - figure.median
     ax.errorbar(
         figure.median, y, xerr=[[below], [above]], fmt=marker, color=colour, ecolor=colour, elinewidth=5, markersize=11,
@@ -217,9 +222,16 @@ def ghost_note(ax: Axes, machine: str | None, mark: str = "ring") -> None:
 def ribbon(
     ax: Axes, xs: Sequence[float], figures: Sequence[Estimate], colour: str, marker: str = "o", **line: Any
 ) -> None:
-    """Estimates along an axis: the medians as a line, their intervals as a band."""
+    """Estimates along a logarithmic axis: the medians as a line, their intervals as a band; below zero has no place."""
     ax.fill_between(xs, [each.low for each in figures], [each.high for each in figures], color=colour, alpha=0.25, lw=0)
-    ax.plot(xs, [each.median for each in figures], marker=marker, color=colour, markersize=6, **line)
+    ax.plot(
+        xs,
+        [each.median if each.median > 0 else nan for each in figures],
+        marker=marker,
+        color=colour,
+        markersize=6,
+        **line,
+    )
 
 
 def mark_x(ax: Axes, x: float, words: str) -> None:
