@@ -10,7 +10,7 @@ from typing import Any
 
 from helpers.record import Record
 from helpers.registry import Experiment, Unavailable, experiments, find
-from helpers.sandbox import SandboxError
+from helpers.sandbox import ChildTraceback, SandboxError
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -20,15 +20,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options) or OK)
-    except ValueError as error:
-        return _complain(str(error), WRONG_USE)
-    except (SandboxError, Unavailable) as error:
-        return _complain(str(error), FAILED)
+    except (ValueError, SandboxError, Unavailable) as error:
+        if isinstance(error.__cause__, ChildTraceback):  # it was the experiment that failed
+            return _complain(_in_short(error), FAILED)
+        return _complain(str(error), WRONG_USE if isinstance(error, ValueError) else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; nothing was recorded", INTERRUPTED)
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return OK
+    except Exception as error:
+        if not isinstance(error.__cause__, ChildTraceback):
+            raise
+        return _complain(_in_short(error), FAILED)
+
+
+def _in_short(error: Exception) -> str:
+    """One line for an error in the experiment's process."""
+    words = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {words} (`--here` shows where)"
 
 
 def _complain(line: str, status: int) -> int:

@@ -201,8 +201,9 @@ def _settled(claim: Claim, record: Record | None) -> Row:
     if name not in figures:
         return Row(claim, None, Verdict("depends", claim.absent or f"the run has no figure for {name}"), record)
     judged = verdict(claim, figures[name])
-    notes = [judged.note, record.noise.warning() if record.noise else None]
-    judged = replace(judged, note="; ".join(note for note in notes if note))
+    noise = record.noise.warning() if record.noise else None
+    notes = dict.fromkeys(note for note in (judged.note, noise, *record.warnings) if note)
+    judged = replace(judged, note="; ".join(notes))
     return Row(claim, in_unit(figures[name], claim.unit) or figures[name], judged, record)
 
 

@@ -20,12 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
+    from helpers.noise import Noise as Noise
+    from helpers.noise import grade_noise as grade_noise
+
     T = TypeVar("T")
+
+
+def __getattr__(name: str) -> object:
+    """`noise` is part of this module, loaded when it is needed: not by a run that is over at once."""
+    if name not in ("Noise", "grade_noise"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from helpers import noise
+
+    return getattr(noise, name)
+
 
 INTERACTIVE_NS = 20_000_000  # a batch that is long against the clock and short against a learner's patience
 HEADLINE_NS = 100_000_000
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+FEWEST = 5  # the range of fewer samples covers their median less than 90 % of the time, so no interval can
+SHORTEST_S = 0.1  # the kernel counts in ticks of 10 ms: over less than ten of them it can't tell how noisy it was
 BELOW_NOISE = "below noise: its interval includes zero"
 
 
@@ -96,8 +111,8 @@ def estimate(samples: Sequence[float], unit: str, *, warnings: Sequence[str] = (
     ordered = sorted(float(sample) for sample in samples)
     middle = median(ordered)
     kept = tuple(float(sample) for sample in samples)
-    if len(ordered) < 3:
-        note = f"only {len(ordered)} sample{'s' if len(ordered) > 1 else ''}: no interval, the range is shown"
+    if len(ordered) < FEWEST:
+        note = f"only {len(ordered)} sample{'s' if len(ordered) > 1 else ''}: no 95 % interval, the range is shown"
         return Estimate(middle, ordered[0], ordered[-1], unit, kept, (*warnings, note))
     medians = sorted(_resampled_medians(ordered))
     tail = (1 - CONFIDENCE) / 2
@@ -243,55 +258,6 @@ def _cpu_times() -> tuple[float | None, float | None]:
         return None, None
     per_second = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + interrupts + soft) / per_second, stolen / per_second
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What the rest of the machine did while an experiment ran. Shares are of one core; None is unknown.
-
-    `stolen`: cores' worth of CPU time that the hypervisor gave to others; `others`: cores' worth that other
-    processes here used; `involuntary`: times per second that our processes were pushed off a core.
-    """
-
-    grade: str  # "quiet", "noisy", "busy" or "unknown"
-    stolen: float | None = None
-    others: float | None = None
-    involuntary: float | None = None
-
-    def warning(self) -> str | None:
-        """One line for the record, or None on a quiet machine."""
-        if self.grade in ("quiet", "unknown"):
-            return None
-        parts = []
-        if self.stolen is not None and self.stolen >= NOISY_CORES:
-            parts.append(f"the hypervisor took {self.stolen:.0%} of a core")
-        if self.others is not None and self.others >= NOISY_CORES:
-            parts.append(f"other programs used {self.others:.0%} of a core")
-        return f"{self.grade} machine: {' and '.join(parts)}"
-
-
-NOISY_CORES = 0.05
-BUSY_CORES = 0.30
-
-
-def grade_noise(before: Activity, after: Activity) -> Noise:
-    """Compare two snapshots of `activity()`. Noise is graded, never a reason to drop a sample."""
-    seconds = max((after.wall_ns - before.wall_ns) / 1e9, 1e-9)
-    stolen = _rate(before.stolen_s, after.stolen_s, seconds)
-    busy = _rate(before.busy_s, after.busy_s, seconds)
-    own = _rate(before.own_cpu_s, after.own_cpu_s, seconds)
-    others = None if busy is None or own is None else max(0.0, busy - own)
-    involuntary = _rate(before.involuntary, after.involuntary, seconds)
-    known = [value for value in (stolen, others) if value is not None]
-    if not known or seconds < 0.1:  # the kernel counts in ticks of 10 ms: over less than ten it says nothing
-        return Noise("unknown", stolen, others, involuntary)
-    worst = max(known)
-    grade = "busy" if worst >= BUSY_CORES else "noisy" if worst >= NOISY_CORES else "quiet"
-    return Noise(grade, stolen, others, involuntary)
-
-
-def _rate(before: float | None, after: float | None, seconds: float) -> float | None:
-    return None if before is None or after is None else (after - before) / seconds
 
 
 def in_fresh_process(run: Callable[[], T]) -> T:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from helpers.record import hints_of
 
+LONGEST = 60  # characters of a wrong value in its error
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -35,12 +37,12 @@ class Parameter:
     def check(self, value: Any) -> Any:
         """The value as the experiment gets it. Raises `ValueError` naming parameter, value and bounds."""
         if not self._fits(value):
-            raise ValueError(f"{self.name}={value!r}: {self.name} is {self.allowed}")
+            raise ValueError(f"{self.name}={_shown(value)}: {self.name} is {self.allowed}")
         return self.kind(value)
 
     def _fits(self, value: Any) -> bool:
         if self.choices:
-            return isinstance(value, self.kind) and value in self.choices
+            return type(value) is self.kind and value in self.choices
         if self.kind is bool or isinstance(value, bool):
             return self.kind is bool and isinstance(value, bool)
         if self.low is None or self.high is None:
@@ -57,7 +59,18 @@ class Parameter:
         try:
             return self.check(self.kind(text))
         except ValueError:
-            raise ValueError(f"{self.name}={text}: {self.name} is {self.allowed}") from None
+            raise ValueError(f"{self.name}={_cut(text)}: {self.name} is {self.allowed}") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except Exception:  # an integer with more than 4300 digits has none
+        return f"({type(value).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:

@@ -33,18 +33,17 @@ def shown(name: str, listener: Listener | None = None) -> AbstractContextManager
     """A listener that draws a bar (in a notebook with a Stop button, in a terminal tqdm's), or the one given."""
     from contextlib import closing, nullcontext
 
-    return closing(_bar(name)) if listener is None else nullcontext(listener)
+    if listener is not None:
+        return nullcontext(listener)
+    if _in_notebook():
+        from helpers.bar import Bar
 
-
-def _bar(name: str) -> Any:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if hasattr(shell, "kernel"):
-        try:
-            from helpers.bar import Bar
-        except ImportError:
-            return _Bar(name)
         return Bar(name, PATIENCE_S)
-    return _Bar(name)
+    return closing(_Bar(name))
+
+
+def _in_notebook() -> bool:
+    return "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel")
 
 
 class _Bar:
@@ -61,10 +60,10 @@ class _Bar:
             self._bar.update(done - self._bar.n)
 
     def _made(self, total: int) -> Any:
-        if "ipykernel" not in sys.modules and not sys.stderr.isatty():
+        if not sys.stderr.isatty():
             return None
         try:
-            from tqdm.auto import tqdm
+            from tqdm import tqdm
         except ImportError:
             return None
         return tqdm(total=total, desc=self._name, leave=False, delay=PATIENCE_S)
@@ -76,4 +75,4 @@ class _Bar:
 
 def tell(line: str) -> None:
     """One line for the learner that belongs to no result, e.g. that a record could not be kept."""
-    print(line, file=sys.stderr if "ipykernel" not in sys.modules else sys.stdout)
+    print(line, file=sys.stdout if _in_notebook() else sys.stderr)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 
-from helpers.measure import Estimate, Noise
+from helpers.measure import Estimate
 
 TYPE_CHECKING = False  # as in `worker`: `typing` takes 4 ms
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Self
+
+    from helpers.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,5 +108,7 @@ def hints_of(annotated: Any) -> dict[str, Any]:
     """The annotations of a class or function as types, with the names that modules import for type checkers alone."""
     import typing
 
-    names = {name: getattr(typing, name) for name in ("Annotated", "Any", "ClassVar", "Literal")}
+    from helpers.noise import Noise
+
+    names = {name: getattr(typing, name) for name in ("Annotated", "Any", "ClassVar", "Literal")} | {"Noise": Noise}
     return typing.get_type_hints(annotated, localns=names, include_extras=True)

@@ -40,7 +40,7 @@ class Stopped(SandboxError):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: one line, since nothing went wrong."""
-        return [f"Stopped: {self}. Run the cell again to measure anew."]
+        return [f"{str(self)[:1].upper()}{str(self)[1:]}. Run the cell again to measure anew."]
 
 
 class TimedOut(SandboxError):
@@ -71,9 +71,9 @@ def run(
 ) -> Message:
     """Run `module.function(**parameters)` in a fresh interpreter and return its record as plain values.
 
-    `timeout` is in seconds. `on_wait` is called every tenth of a second; what it raises ends the run. Raises the experiment's own error with its traceback as the cause, `TimedOut`,
-    `Stopped` when `stop` is set, or `WorkerDied`; a `SandboxError` when `python` cannot be used. When it returns or
-    raises, nothing of the run is left.
+    `timeout` is in seconds. `on_wait` is called every tenth of a second; what it raises ends the run. Raises the
+    experiment's own error with its traceback as the cause, `TimedOut`, `Stopped` when `stop` is set, or `WorkerDied`;
+    a `SandboxError` when `python` cannot be used. When it returns or raises, nothing of the run is left.
     """
     python = python or sys.executable
     is_ours = python == sys.executable

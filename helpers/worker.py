@@ -129,26 +129,39 @@ def _see_what_the_parent_sees(request: Message) -> None:
     if request["path"] is not None:
         sys.path += [place for place in request["path"] if place not in sys.path]
         sys.prefix, sys.exec_prefix = request["prefixes"]
-    if sys.version_info < (3, 12):  # later ones use it at once
-        _load_late("inspect", "copy")
+    _load_late("copy")
+    if sys.version_info < (3, 14):
+        _load_late("inspect", get_annotations=_get_annotations)
 
 
-def _load_late(*names: str) -> None:
-    """Have modules loaded when something in them is used: `dataclasses` imports these, 9 ms, and rarely uses them."""
+def _load_late(name: str, **known: Callable[..., Any]) -> None:
+    """Have a module loaded when something in it is used that is not `known`.
+
+    `dataclasses` imports two that it hardly uses, and they take 9 ms.
+    """
     from types import ModuleType
 
     class Late(ModuleType):
         def __getattr__(self, attribute: str) -> Any:
-            name = self.__name__
-            if attribute.startswith("__"):
-                raise AttributeError(attribute)  # asked for by the import system itself
+            if attribute == "__path__":
+                raise AttributeError(attribute)  # asked for by the import system: it is no package
             if sys.modules.get(name) is self:
                 del sys.modules[name]
             self.__dict__.update(__import__(name).__dict__)
             return self.__dict__[attribute]
 
-    for name in names:
-        sys.modules.setdefault(name, Late(name))
+    module = Late(name)
+    module.__dict__.update(known)
+    sys.modules.setdefault(name, module)
+
+
+def _get_annotations(kind: type, **how: Any) -> Any:
+    """What `dataclasses` uses of `inspect` from Python 3.12 on, for the plain case that it is."""
+    if how or not isinstance(kind, type):
+        from inspect import unwrap  # loads the module
+
+        return sys.modules[unwrap.__module__].get_annotations(kind, **how)
+    return dict(vars(kind).get("__annotations__", ()))
 
 
 def _record(request: Message, answers: int) -> Message:
@@ -178,16 +191,16 @@ def measured(experiment: Experiment[..., Any], parameters: Message) -> Any:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     before = measure.activity()
     record = experiment.function(**parameters)
-    after = measure.activity()
-    noise = measure.grade_noise(before, after)
+    seconds = (time.perf_counter_ns() - before.wall_ns) / 1e9
+    noise = measure.grade_noise(before, measure.activity()) if seconds >= measure.SHORTEST_S else None
     return replace(
         record,
         experiment=experiment.name,
         parameters=parameters,
         started=started,
-        seconds=(after.wall_ns - before.wall_ns) / 1e9,
+        seconds=seconds,
         noise=noise,
-        warnings=tuple(word for word in (*record.warnings, noise.warning()) if word),
+        warnings=tuple(word for word in (*record.warnings, noise and noise.warning()) if word),
     )
 
 
@@ -268,7 +281,8 @@ def guard(worker: int, answers: int, scratch: str, parent: int) -> NoReturn:
             _end_strays(scratch)
         _remove(scratch)
         is_clean = True
-        _tell(answers, {"ended": status, "log": log})
+        if status != 0:
+            _tell(answers, {"ended": status, "log": log})
     finally:
         os._exit(0 if is_clean else 1)
 

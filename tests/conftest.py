@@ -6,6 +6,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, max_examples=50)  # no absolute times: the machine may be busy
+settings.load_profile("suite")
 
 # Set before anything imports helpers or Jupyter, and inherited by every process that a test starts.
 _home = tempfile.TemporaryDirectory(prefix="concurrency-tests-")

@@ -112,7 +112,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 
 class Notebook:
-    """One notebook in one page."""
+    """One notebook in one page. A cell is named by any text that is in it alone."""
 
     def __init__(self, lab: Lab, page: Page, name: str) -> None:
         self.lab = lab
@@ -122,7 +122,7 @@ class Notebook:
         self.open()
 
     def open(self) -> None:
-        """Load the page anew, from the file, and wait for a fresh kernel (sent earlier, a command never returns)."""
+        """Load the page, and wait for the kernel: a command that is sent earlier never returns."""
         self.page.goto(f"{self.lab.url}lab/tree/{self.name}?token={self.lab.token}&reset")
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         self.page.evaluate("""async () => {
@@ -130,103 +130,93 @@ class Notebook:
             await panel.context.ready;
             await panel.sessionContext.ready;
             await panel.sessionContext.session.kernel.info;
-            jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'});
-            if (jupyterapp.shell.leftCollapsed === false) jupyterapp.shell.collapseLeft();
+            jupyterapp.shell.collapseLeft();
         }""")
-
-    def command(self, name: str, **arguments: Any) -> None:
-        """Execute one of JupyterLab's commands, and wait until it is done."""
-        self.page.evaluate("([name, given]) => jupyterapp.commands.execute(name, given)", [name, arguments])
 
     def theme(self, name: str) -> None:
         """Change the theme."""
-        self.command("apputils:change-theme", theme=name)
+        self.page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
     def restart(self) -> None:
         """Restart the kernel, without the question whether that is meant."""
         self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
-        self.wait_idle()
 
     def interrupt(self) -> None:
         """Press the kernel's ■."""
-        self.page.locator("[data-jp-item-name='interrupt'] jp-button, [data-jp-item-name='interrupt'] button").first.click()
+        self.page.locator(".jp-NotebookPanel-toolbar [data-jp-item-name='interrupt']").click()
 
     def run_all(self, seconds: float = SLOW_S) -> None:
         """Run all cells and wait until the last one is done."""
         self._begin("notebook:run-all-cells")
-        self._done(seconds)
+        self.wait_done(seconds)
 
-    def run(self, text: str, seconds: float = SLOW_S) -> None:
-        """Run the code cell that has `text` in it, and wait until it is done."""
-        self.start(text)
-        self._done(seconds)
+    def run(self, *texts: str) -> None:
+        """Run these code cells, one after the other, each to its end."""
+        for text in texts:
+            self.start(text)
+            self.wait_done()
 
     def start(self, text: str) -> None:
-        """Begin to run the code cell that has `text` in it."""
-        self.page.evaluate("""index => {
-            const notebook = jupyterapp.shell.currentWidget.content;
-            notebook.deselectAll();
-            notebook.activeCellIndex = index;
-        }""", self._index(text))
+        """Begin to run a code cell."""
+        self.page.evaluate(
+            """index => {
+                const notebook = jupyterapp.shell.currentWidget.content;
+                notebook.deselectAll();
+                notebook.activeCellIndex = index;
+            }""",
+            self._index(text),
+        )
         self._begin("notebook:run-cell")
+
+    def _begin(self, command: str) -> None:
+        self.page.evaluate(
+            """command => {
+                const end = () => { window.cellsRun = true; };
+                window.cellsRun = false;
+                jupyterapp.commands.execute(command).then(end, end);
+            }""",
+            command,
+        )
 
     def wait_done(self, seconds: float = SLOW_S) -> None:
         """Wait until the cells that were started are done."""
-        self._done(seconds)
-
-    def _begin(self, command: str) -> None:
-        self.page.evaluate("""command => {
-            window.cellsRun = false;
-            const end = () => { window.cellsRun = true; };
-            jupyterapp.commands.execute(command).then(end, end);
-        }""", command)
-
-    def _done(self, seconds: float) -> None:
         self.page.wait_for_function("() => window.cellsRun", timeout=seconds * 1000)
-
-    def wait_idle(self) -> None:
-        """Wait until the kernel has nothing to do."""
-        self.page.wait_for_function(
-            "() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
-        )
 
     def cells(self) -> list[dict[str, Any]]:
         """The cells as they are now, as nbformat has them."""
         return self.page.evaluate("() => jupyterapp.shell.currentWidget.content.model.toJSON().cells")
 
     def _index(self, text: str) -> int:
-        for index, cell in enumerate(self.cells()):
-            if cell["cell_type"] == "code" and text in "".join(cell["source"]):
-                return index
-        raise LookupError(f"{self.name} has no code cell with {text!r}")
+        cells = self.cells()
+        found = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code" and text in "".join(cell["source"])]
+        assert len(found) == 1, f"{len(found)} cells of {self.name} have {text!r} in them"
+        return found[0]
 
     def cell(self, text: str) -> Locator:
-        """The code cell that has `text` in it."""
+        """A code cell, on the page."""
         return self.page.locator(".jp-Notebook .jp-Cell").nth(self._index(text))
 
     def outputs(self, text: str) -> list[dict[str, Any]]:
-        """What the code cell that has `text` in it has put out."""
-        return self.cells()[self._index(text)]["outputs"]
+        """What a code cell has put out; what was emptied again doesn't count."""
+        return [output for output in self.cells()[self._index(text)]["outputs"] if output.get("data") != {}]
 
     def photograph(self, folder: Path, prefix: str) -> list[Path]:
         """Pictures of the notebook from top to bottom, one per screenful."""
         folder.mkdir(parents=True, exist_ok=True)
         scroller = self.page.locator(".jp-WindowedPanel-outer").first
-        high, total = scroller.evaluate("box => [box.clientHeight, box.scrollHeight]")
+        height, total = scroller.evaluate("box => [box.clientHeight, box.scrollHeight]")
         taken = []
-        for number, top in enumerate(range(0, total, max(high - 60, 200))):
+        for number, top in enumerate(range(0, total, height - 60)):
             scroller.evaluate("(box, top) => { box.scrollTop = top; }", top)
-            self.page.wait_for_timeout(150)
             taken.append(folder / f"{prefix}-{number:02}.png")
             scroller.screenshot(path=taken[-1])
         return taken
 
 
-def await_(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def await_(condition: Callable[[], Any], seconds: float, what: str) -> None:
     """Wait until `condition` holds. Raises `AssertionError` after that many seconds."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
-    return found

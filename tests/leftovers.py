@@ -76,8 +76,10 @@ def left_by(owner: int, port: int = 0) -> list[str]:
         held = [f"port {port}"] if port and is_listening(port) else []
         return [_described(one) for one in processes(owner)] + files(owner) + held
 
-    wait_until(lambda: not found())
-    return found()
+    deadline = time.monotonic() + SECONDS
+    while (left := found()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 def _described(process: int) -> str:

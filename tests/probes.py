@@ -122,11 +122,16 @@ def late_modules() -> Probe:
     """Uses the modules that the worker has loaded late."""
     import copy
     import inspect
-    from inspect import signature
+    from inspect import get_annotations, signature
+
+    class Odd:
+        number: int
 
     return _probe(
         inspect=str(inspect.signature(late_modules.function)) == "() -> 'Probe'",
         copy=copy.deepcopy([[1]]) == [[1]],
+        annotations=get_annotations(Odd) == {"number": "int"}
+        and get_annotations(Odd, eval_str=True) == {"number": int},
         same=signature is inspect.signature and isinstance(inspect.Parameter.empty, type),
     )
 
@@ -168,3 +173,9 @@ def uses_multiprocessing() -> Probe:
 
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         return _probe(total=sum(pool.map(abs, [-1, -2, -3])))
+
+
+@experiment(seconds=0.1, needs=[lambda: None if "pytest" in sys.modules else "the worker is not pytest"])
+def needs_what_the_parent_has() -> Probe:
+    """Needs what only the process that asks for it has."""
+    return _probe()

@@ -24,14 +24,14 @@ two_cores = pytest.mark.skipif(len(machine.cores()) < 2, reason="needs two cores
 
 @pytest.mark.parametrize("between", ["processes", "threads", "tasks", "generators"])
 def test_a_switch_costs_something(between: str) -> None:
-    record = handoff.here(between, repeats=3, rounds=2)
+    record = handoff.here(between, repeats=5, rounds=2)
     assert record.cost.median > 0
     assert record.hop is not None and record.overhead is not None
     assert record.hop.median > record.overhead.median > 0
 
 
 def test_what_is_left_is_hop_less_overhead() -> None:
-    record = handoff.here("processes", repeats=3, rounds=3)
+    record = handoff.here("processes", repeats=5, rounds=3)
     pairs = zip(record.hop.samples, record.overhead.samples, strict=True)
     assert record.cost.samples == pytest.approx([hop - alone for hop, alone in pairs])
 
@@ -84,7 +84,7 @@ def test_without_pinning_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_numba_python_alone_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "numba", lambda: "pip install numba")
-    record = handoff.here("processes", repeats=3, rounds=1)
+    record = handoff.here("processes", repeats=5, rounds=1)
     assert record.method.startswith("python loop") and record.cost.median > 0
 
 
@@ -103,7 +103,7 @@ def test_the_cycle_visits_every_line_once(lines: int) -> None:
 
 
 def test_memory_climbs() -> None:
-    record = memory_ladder.here(largest_mib=32, repeats=3)
+    record = memory_ladder.here(largest_mib=32, repeats=5)
     assert record.huge[-1].median > 5 * record.huge[0].median
     assert "L1" in record.levels
     assert record.figures()["largest size"] is record.huge[-1]
@@ -145,7 +145,9 @@ def test_a_cache_without_a_step_is_not_invented() -> None:
 
 def test_ram_is_not_claimed_from_inside_the_cache() -> None:
     small = [size for size in SIZES if size <= 16 * MIB]
-    levels, unseen = module._levels(tuple(small), curve(L1=1, L2=4, L3=15, RAM=80)[: len(small)], {**CACHES, "L3": 64 * MIB})
+    levels, unseen = module._levels(
+        tuple(small), curve(L1=1, L2=4, L3=15, RAM=80)[: len(small)], {**CACHES, "L3": 64 * MIB}
+    )
     assert "RAM" not in levels and "not twice the last cache" in unseen["RAM"]
 
 
@@ -164,13 +166,13 @@ def test_sizes_grow_to_the_largest() -> None:
 
 
 def test_data_makes_a_switch_dearer() -> None:
-    record = working_set_cost.here("chase", largest_kib=2048, repeats=3, rounds=1)
+    record = working_set_cost.here("chase", largest_kib=2048, repeats=5, rounds=1)
     assert record.extra[-1].median > 3 * record.extra[0].median
     assert record.figures()["refill"].median < 0.5, "while both sets fit the cache, lines do not come back from RAM"
 
 
 def test_no_data_is_the_bare_switch() -> None:
-    bare, record = handoff.here(repeats=3, rounds=3), working_set_cost.here(largest_kib=64, repeats=3)
+    bare, record = handoff.here(repeats=5, rounds=3), working_set_cost.here(largest_kib=64, repeats=5)
     assert record.extra[0].median == pytest.approx(bare.cost.median, rel=0.6)
 
 
@@ -178,14 +180,14 @@ def test_no_data_is_the_bare_switch() -> None:
 
 
 def test_computing_workers_wait_for_each_other() -> None:
-    record = oversubscription.here("computing", most=16, seconds_each=0.3)
+    record = oversubscription.here("computing", per_core=8, seconds_each=0.2)
     at_cores = record.workers.index(record.cores)
     assert record.p99[-1].median > 2 * record.p99[at_cores].median
     assert record.throughput[-1].median < 2 * record.throughput[at_cores].median
 
 
 def test_waiting_workers_do_not() -> None:
-    record = oversubscription.here("waiting", most=16, seconds_each=0.3)
+    record = oversubscription.here("waiting", per_core=8, seconds_each=0.2)
     assert record.throughput[-1].median > 4 * record.throughput[0].median
 
 

@@ -52,7 +52,7 @@ def test_without_a_reference_record_it_is_one_line(monkeypatch: pytest.MonkeyPat
 
 def test_unpinned_on_one_core_it_runs_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "pinning", lambda: "this system pins nothing")
-    record = handoff.here("processes", repeats=3, rounds=1)
+    record = handoff.here("processes", repeats=5, rounds=1)
     assert record.placement == "free" and "this system pins nothing" in record.warnings[0]
 
 

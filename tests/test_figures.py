@@ -55,7 +55,9 @@ PICTURES = {
     "one working set": lambda: context_switching.working_set_cost(costs()[1:]),
     "oversubscription": lambda: context_switching.oversubscription(crowds(), guess=0.5)[0],
     "anatomy": lambda: start_here.anatomy(handoffs()[0], ghost=handoffs()[1]),
-    "first costs": lambda: start_here.first_costs(first(), guesses={"thread start": 1e6, "TCP connect": 10}, ghost=first()),
+    "first costs": lambda: start_here.first_costs(
+        first(), guesses={"thread start": 1e6, "TCP connect": 10}, ghost=first()
+    ),
     "spread": lambda: start_here.spread(first()),
 }
 
@@ -132,7 +134,13 @@ def test_a_negative_result_does_not_break_the_picture() -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "words"),
-    [(1900, "ns", "1.9 µs"), (2.43, "µs", "2.43 µs"), (0.03, "µs", "30 ns"), (181.2, "ms", "181 ms"), (0, "ns", "0 ns")],
+    [
+        (1900, "ns", "1.9 µs"),
+        (2.43, "µs", "2.43 µs"),
+        (0.03, "µs", "30 ns"),
+        (181.2, "ms", "181 ms"),
+        (0, "ns", "0 ns"),
+    ],
 )
 def test_times_read_as_people_write_them(value: float, unit: str, words: str) -> None:
     assert style.readable(value, unit) == words

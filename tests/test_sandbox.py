@@ -49,7 +49,7 @@ def test_the_record_comes_back() -> None:
     record = sandbox.run(PROBES, "nothing", {})
     assert record["experiment"] == "probes.nothing"
     assert record["headline"] == {"name": "value", "median": 2.0, "low": 1.0, "high": 3.0, "unit": "s"}
-    assert record["noise"]["grade"] == "unknown"  # too short to tell
+    assert record["noise"] is None  # too short to tell
     assert json.loads(json.dumps(record)) == record
 
 
@@ -69,8 +69,7 @@ def test_it_finds_what_is_installed() -> None:
 
 
 def test_modules_that_load_late_are_whole_in_the_end() -> None:
-    there = seen("late_modules")
-    assert there == {"inspect": True, "copy": True, "same": True}
+    assert seen("late_modules") == {"inspect": True, "copy": True, "annotations": True, "same": True}
 
 
 def test_printing_does_not_get_among_the_answers(capfd: pytest.CaptureFixture[str]) -> None:
@@ -319,11 +318,14 @@ def test_interrupt_of_the_caller() -> None:
 def test_kill_9_of_the_caller_at_any_moment() -> None:
     """Also while the interpreter, the guard and the worker are only starting."""
     code = HOLD.format(root=str(ROOT), port=0)
+    callers = []
     for delay in (0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.15):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
             time.sleep(delay)
             process.kill()
-        assert leftovers.left_by(process.pid) == [], delay
+        callers.append(process.pid)
+    time.sleep(0.2)  # what was forked, and not yet an interpreter, bears no mark to find it by
+    assert [leftovers.left_by(caller) for caller in callers] == [[]] * len(callers)
 
 
 # Where it is called from
@@ -405,6 +407,7 @@ def test_under_every_other_interpreter_that_is_found() -> None:
     for python in pythons:
         record = sandbox.run(PROBES, "surroundings", {}, python=python)
         assert record["seen"]["python"] == python
+        assert all(seen("late_modules", python=python).values())
         assert record["machine"]["python_version"] in {each.version for each in machine.interpreters()}
         with pytest.raises(machine.TooSmall, match="not enough room"):
             seen("fails", {"how": "own"}, python=python)

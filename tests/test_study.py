@@ -191,6 +191,15 @@ def test_slider_and_field_agree_to_the_digits_of_a_guess() -> None:
         assert asked.slider.value == pytest.approx(end)
 
 
+def test_a_typed_guess_survives_the_steps_of_the_slider() -> None:
+    asked = predict("03-switch")
+    asked.field.value = 7.5
+    asked.slider.value = 10**0.88  # as the browser answers, being able to stand at whole steps only
+    assert asked.field.value == 7.5
+    asked.slider.value = 10**0.87
+    assert asked.field.value == 7.4
+
+
 def test_a_changed_guess_is_not_shown_as_saved() -> None:
     asked = predict("03-switch")
     asked.button.click()

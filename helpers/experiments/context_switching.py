@@ -57,7 +57,7 @@ def handoff(
     between: Kind = "processes",
     *,
     same_core: bool = True,
-    repeats: Annotated[int, Between(3, 50)] = 7,
+    repeats: Annotated[int, Between(5, 50)] = 7,
     rounds: Annotated[int, Between(1, 50)] = 5,
 ) -> Handoff:
     """Time to hand control to another context and have it run, in µs.
@@ -443,7 +443,7 @@ def switch_counts(
     *,
     same_core: bool = True,
     switches: Annotated[int, Between(1_000, 200_000)] = 20_000,
-    repeats: Annotated[int, Between(3, 50)] = 7,
+    repeats: Annotated[int, Between(5, 50)] = 7,
 ) -> SwitchCounts:
     """Voluntary and involuntary switches counted by the kernel, in % of the switches that we caused.
 
@@ -513,7 +513,7 @@ class MemoryLadder(Record):
 def memory_ladder(
     *,
     largest_mib: Annotated[int, Between(1, 2048)] = 128,
-    repeats: Annotated[int, Between(3, 20)] = 5,
+    repeats: Annotated[int, Between(5, 20)] = 5,
 ) -> MemoryLadder:
     """Latency of one load whose address comes from the load before, by size of the array, in ns.
 
@@ -709,7 +709,7 @@ def working_set_cost(
     touch: Literal["sum", "chase"] = "sum",
     *,
     largest_kib: Annotated[int, Between(64, 16_384)] = 2048,
-    repeats: Annotated[int, Between(3, 50)] = 5,
+    repeats: Annotated[int, Between(5, 50)] = 5,
     rounds: Annotated[int, Between(1, 20)] = 3,
 ) -> WorkingSetCost:
     """What a switch costs when both sides have data in the caches, in µs per switch, both on one core.
@@ -802,18 +802,19 @@ class Oversubscription(Record):
 def oversubscription(
     work: Literal["computing", "waiting"] = "computing",
     *,
-    most: Annotated[int, Between(2, 512)] = 64,
-    repeats: Annotated[int, Between(3, 20)] = 3,
-    seconds_each: Annotated[float, Between(0.1, 5)] = 0.4,
+    per_core: Annotated[int, Between(2, 128)] = 32,
+    repeats: Annotated[int, Between(5, 20)] = 5,
+    seconds_each: Annotated[float, Between(0.1, 5)] = 0.3,
 ) -> Oversubscription:
     """Throughput, p50 and p99 of a request, and switches per second, by number of workers.
 
-    Workers are processes, so that no GIL is in play; they run on all allowed cores. A request computes for about
-    1 ms, or waits 10 ms and computes for 0.1 ms. Each worker does one after another for `seconds_each`.
+    Workers are processes, so that no GIL is in play, and hardly touch any data; there are up to `per_core` for each
+    allowed core. A request computes for about 1 ms, or waits 10 ms and computes for 0.1 ms. Each worker does one
+    after another for `seconds_each`.
     """
     cores = len(machine.cores())
-    fit = machine.fit(most, at_least=2, bytes_each=16 * MIB, processes_each=1, descriptors_each=2)
-    counts = tuple(sorted({*_doubled(fit.count), cores, fit.count}))
+    fit = machine.fit(per_core * cores, at_least=2, bytes_each=16 * MIB, processes_each=1, descriptors_each=2)
+    counts = tuple(sorted({*_quadrupled(fit.count), cores, fit.count}))
     compute = COMPUTE_S if work == "computing" else COMPUTE_S / 10
     wait = 0.0 if work == "computing" else WAIT_S
     loops = _loops_for(compute)
@@ -851,8 +852,8 @@ class Crowd(NamedTuple):
     switches: float
 
 
-def _doubled(most: int) -> list[int]:
-    return [1 << power for power in range(most.bit_length())]
+def _quadrupled(most: int) -> list[int]:
+    return [1 << power for power in range(0, most.bit_length(), 2)]
 
 
 def _shuffled(values: tuple[int, ...]) -> list[int]:

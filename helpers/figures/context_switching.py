@@ -35,8 +35,8 @@ def handoff(
     rows = range(len(records))[::-1]
     for row, record, ghost in zip(rows, records, [*ghosts, *[None] * len(records)], strict=False):
         colour, marker = COLOURS[record.between], MARKERS[record.between]
-        if record.python is not record.cost and record.python.median > 0:
-            style.open_dot(ax, record.python.median, row, colour, marker)
+        if record.python != record.cost and record.python.median > 0:
+            style.open_dot(ax, record.python.median, row, colour, marker, "in Python" if row == rows[0] else "")
         style.dot(ax, record.cost, row, colour, marker)
         style.ghost_dot(ax, ghost.cost if ghost else None, row)
     style.guess_mark(ax, guess, rows[0] - 0.36)
@@ -65,8 +65,9 @@ def handoff(
 
 
 def _who(record: Handoff) -> str:
-    where = {"same core": "one core", "two cores": "two cores", "free": "any core"}.get(record.placement)
-    return f"{record.between}\n({where})" if where else record.between
+    """What hands over, where, and by which clock: CPU time and wall clock are not the same thing."""
+    where = {"same core": "one core, ", "two cores": "two cores, ", "free": "any core, "}.get(record.placement, "")
+    return f"{record.between}\n({where}{'CPU time' if 'CPU' in record.method else 'wall clock'})"
 
 
 def switch_counts(records: Sequence[SwitchCounts], *, guess: float | None = None, ax: Axes | None = None) -> Axes:
@@ -87,7 +88,7 @@ def switch_counts(records: Sequence[SwitchCounts], *, guess: float | None = None
     ax.axvline(100, color=style.INK, lw=1.5)
     ax.annotate("caused", (100, 1), xycoords=("data", "axes fraction"), xytext=(5, -2), textcoords="offset points",
                 va="top", fontsize=11, color=style.INK)  # fmt: skip
-    style.guess_mark(ax, guess, len(records) - 0.58)
+    style.guess_mark(ax, guess, len(records) - 0.58, side="right")
     ax.set_yticks(list(range(len(records))[::-1]), [record.placement for record in records])
     ax.set_xlim(0, max(112, *(record.total.high * 1.08 for record in records)))
     ax.set_ylim(-0.5, len(records) - 0.3)
@@ -125,7 +126,15 @@ def memory_ladder(
     if ghost is not None:
         ax.plot(ghost.sizes, [each.median for each in ghost.huge], color=style.GHOST, lw=5, alpha=0.45, zorder=1)
         style.ghost_note(ax, ghost.reference, "line")
-    style.ribbon(ax, record.sizes, record.ordinary, style.ORANGE, "s", label="4 KiB pages", lw=1.6)
+    style.ribbon(
+        ax,
+        record.sizes,
+        record.ordinary,
+        style.ORANGE,
+        "s",
+        label=f"{bytes_text(float(record.machine['page_bytes']))} pages",
+        lw=1.6,
+    )
     style.ribbon(ax, record.sizes, record.huge, style.BLUE, "o", label="huge pages", lw=2.4)
     ax.set_yscale("log")
     ax.set_ylim(0.5, 1000)
@@ -154,10 +163,13 @@ def memory_ladder(
 
 
 def _tlb(record: MemoryLadder) -> str:
-    ordinary, huge = record.ordinary[-1].median, record.huge[-1].median
+    """What the page size costs at the far end, as far as the intervals can tell."""
+    ordinary, huge = record.ordinary[-1], record.huge[-1]
+    size = bytes_text(record.sizes[-1])
+    if ordinary.low <= huge.high:
+        return f"At {size} this run cannot tell ordinary from huge pages."
     return (
-        f"At {bytes_text(record.sizes[-1])}, ordinary pages cost {ordinary / huge:.2f} times what huge pages "
-        f"do: the TLB's share."
+        f"At {size} ordinary pages cost {ordinary.median / huge.median:.2f} times what huge ones do: the TLB's share."
     )
 
 
@@ -168,15 +180,31 @@ def _mark_caches(ax: Axes, caches: dict[str, int], sizes: Sequence[int]) -> None
 
 
 def _mark_levels(ax: Axes, record: MemoryLadder) -> None:
-    for level, index in record.levels.items():
-        size, figure = record.sizes[index], record.huge[index]
+    """The article's figure for every level where the level should be, and ours where it was seen."""
+    for level, size in _places(record).items():
         said = claim(f"{level.lower()}-latency")
         wide = (size / 2.2, min(size * 2.2, record.sizes[-1] * 1.6))
         ax.fill_between(wide, [said.low or 0] * 2, [said.high or 0] * 2, color=style.CLAIM, zorder=0, lw=0)
+        if level == "L1":
+            ax.annotate("article", (record.sizes[0], (said.low or 0) * 1.15), fontsize=10, color=style.FAINT)
+    for level, index in record.levels.items():
+        size, figure = record.sizes[index], record.huge[index]
         ax.plot(size, figure.median, "o", color=style.BLUE, markersize=12, markeredgecolor=style.INK, zorder=5)
         side = "right" if level == "RAM" else "center"
         place: Any = {"xytext": (0, 16), "textcoords": "offset points", "ha": side, "zorder": 6}
-        ax.annotate(f"{level}  {readable(figure.median, 'ns')}", (size, figure.median), fontweight="bold", **place)
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        words = f"{level}  {readable(figure.median, 'ns')}"
+        ax.annotate(words, (size, figure.median), fontweight="bold", bbox=paper, **place)
+
+
+def _places(record: MemoryLadder) -> dict[str, float]:
+    """A size for each level: where it was seen, else in the middle of what the system says of the cache."""
+    ends = [record.sizes[0], *(size for _, size in sorted(record.caches.items()))]
+    middles = {
+        level: (above * size) ** 0.5 for above, (level, size) in zip(ends, sorted(record.caches.items()), strict=False)
+    }
+    seen = {level: float(record.sizes[index]) for level, index in record.levels.items()}
+    return {level: size for level, size in (middles | seen).items() if size <= record.sizes[-1]}
 
 
 def working_set_cost(
@@ -245,7 +273,7 @@ def oversubscription(records: Sequence[Oversubscription], *, guess: float | None
     first = records[0]
     if guess and first.work == "computing":
         per_core = first.throughput[first.workers.index(first.cores)].median
-        style.guess_mark(left, first.workers[-1], guess * per_core, side="right")
+        style.guess_mark(left, first.workers[-1], guess * per_core, label=f"your guess: {guess:g}x", side="right")
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         style.count_axis(ax.xaxis, first.workers)
@@ -259,9 +287,9 @@ def oversubscription(records: Sequence[Oversubscription], *, guess: float | None
     right.set_yticks([tick for tick in _ticks() if low <= tick <= high])
     style.time_axis(right.yaxis, "ms")
     left.set_title("Work done, requests/s")
-    right.set_title("Slowest 1 % of requests")
+    right.set_title("Time of a request, p99")
     left.set_ylabel("requests/s (log scale)")
-    right.set_ylabel("p99 (log scale)")
+    right.set_ylabel("99 % are faster (log scale)")
     left.legend(frameon=False, fontsize=12, loc="best")
     parts = [_crowd_words(record) for record in records]
     style.tell(

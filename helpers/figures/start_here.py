@@ -13,25 +13,25 @@ from helpers.figures import style
 
 
 def anatomy(record: Handoff, *, ghost: Handoff | None = None, ax: Axes | None = None) -> Axes:
-    """One estimate with every mark of the series named: how to read the figures."""
+    """The hand-over between two generators, with every mark of the series named: how to read the figures."""
     ax = ax or style.canvas(9, 4.2)
-    said, figure, guess = claim("direct-switch"), record.cost, 50.0
+    said, figure, guess = claim("direct-switch"), record.cost, 100.0
     style.claim_band(ax, said, label=" ")
     style.ghost_dot(ax, ghost.cost if ghost else None, 0)
-    style.dot(ax, figure, 0, style.COLOURS["processes"])
+    style.dot(ax, figure, 0, style.COLOURS["generators"], style.MARKERS["generators"])
     style.guess_mark(ax, guess, 0, label="")
-    _note(ax, (figure.low, 0), (0.02, 0.86), "a thick bar: the 95 % interval,\nhidden by the dot when it is narrow")
-    _note(ax, (figure.median, -0.09), (0.02, 0.12), "a dot: the median of what was\nmeasured on this machine")
-    _note(ax, ((said.high or 10) * 0.95, 0.55), (0.66, 0.90), f"a grey band: what the\narticle says, {said.said}")
-    _note(ax, (guess, -0.08), (0.66, 0.32), "a diamond: your guess\n(this one is made up)")
+    _note(ax, (figure.high, 0.06), (0.30, 0.86), "a thick bar: the 95 % interval,\nhidden when it is narrow")
+    _note(ax, (figure.median, -0.09), (0.02, 0.12), "a filled mark: the median of\nwhat was measured here")
+    _note(ax, ((said.high or 10) * 0.95, 0.55), (0.72, 0.90), f"a grey band: what the\narticle says, {said.said}")
+    _note(ax, (guess, -0.08), (0.72, 0.30), "a diamond: your guess\n(this one is made up)")
     if ghost:
         _note(
-            ax, (ghost.cost.median, -0.11), (0.45, 0.12), "a pale ring: the reference run,\nrecorded on another machine"
+            ax, (ghost.cost.median, -0.11), (0.36, 0.14), "a pale ring: the reference run,\nrecorded on another machine"
         )
     ax.set_xscale("log")
-    ax.set_xlim(0.02, 1000)
+    ax.set_xlim(0.003, 3000)
     ax.set_ylim(-0.85, 0.85)
-    ax.set_yticks([0], ["one switch"])
+    ax.set_yticks([0], ["one\nhand-over"])
     ax.grid(axis="y", visible=False)
     style.time_axis(ax.xaxis, "µs")
     ax.set_xlabel("log scale: each step to the right is ten times as much")
@@ -42,7 +42,8 @@ def anatomy(record: Handoff, *, ghost: Handoff | None = None, ax: Axes | None = 
         [record],
         alt="One measured dot on a logarithmic time axis, with its parts named: median, 95 % interval, the article's "
         "claim as a grey band, a guess as a diamond, the reference run as a pale ring.",
-        caption=f"A switch between two processes, measured here a moment ago: {figure}.{ring}",
+        caption=f"Control handed to and fro between two generators, measured a moment ago: {figure}. No kernel "
+        f"takes part; the band is what the article says of a switch that the kernel makes.{ring}",
     )
 
 

@@ -157,9 +157,19 @@ def dot(ax: Axes, figure: Estimate, y: float, colour: str, marker: str = "o", la
     )  # fmt: skip
 
 
-def open_dot(ax: Axes, x: float, y: float, colour: str, marker: str = "o") -> None:
-    """A second figure of the same row: hollow."""
+def open_dot(ax: Axes, x: float, y: float, colour: str, marker: str = "o", label: str = "") -> None:
+    """A second figure of the same row: hollow, and named beside."""
+    ax.annotate(
+        label, (x, y), xytext=(9, 0), textcoords="offset points", ha="left", va="center", fontsize=10, color=FAINT
+    )
     ax.plot(x, y, marker, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2, markersize=9, zorder=3)
+
+
+def stands(one: Estimate, other: Estimate) -> str:
+    """How one estimate stands to another, as far as their intervals can tell: for sentences."""
+    if one.high < other.low:
+        return "less than"
+    return "more than" if one.low > other.high else "about as much as"
 
 
 def claim_band(ax: Axes, claim: Claim, *, along: str = "x", scale: float = 1.0, label: str | None = None) -> None:

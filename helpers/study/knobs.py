@@ -217,7 +217,8 @@ class Knob(Shown):
 
     def _layout(self) -> widgets.VBox:
         rows = [_row(name, control) for name, control in self.controls.items()]
-        buttons = widgets.HBox([self.run_button, self.stop_button, self.bar], layout=widgets.Layout(flex_flow="row wrap"))
+        wrapping = widgets.Layout(flex_flow="row wrap")
+        buttons = widgets.HBox([self.run_button, self.stop_button, self.bar], layout=wrapping)
         box = widgets.VBox([text_box(STYLE), *rows, buttons, self.status, self.picture])
         box.add_class("study-knob")
         return box

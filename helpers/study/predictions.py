@@ -11,6 +11,7 @@ from helpers.ledger import ledger
 from helpers.study import content
 from helpers.study.shown import STYLE, Shown, note, number, plain, rich, text_box
 
+STEP = 0.01  # of the slider, in powers of ten
 SECONDS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -43,7 +44,7 @@ class Predict(Shown):
             base=10,
             min=log10(about.low),
             max=log10(about.high),
-            step=0.01,
+            step=STEP,
             readout=False,
             description="Your guess",
             tooltip=plain(about.question),
@@ -84,10 +85,9 @@ class Predict(Shown):
         return f"{number(value)} {self.about.unit}"
 
     def _slid(self, change: dict[str, Any]) -> None:
-        # Two digits are what a guess is worth. A difference within them is the slider following the field.
-        rounded = min(max(float(f"{change['new']:.2g}"), self.about.low), self.about.high)
-        if rounded != float(f"{self.field.value:.2g}"):
-            self.field.value = rounded
+        # A difference within its step is the slider following the field. Two digits are what a guess is worth.
+        if abs(log10(change["new"] / self.field.value)) > 0.501 * STEP:
+            self.field.value = min(max(float(f"{change['new']:.2g}"), self.about.low), self.about.high)
 
     def _typed(self, change: dict[str, Any]) -> None:
         self.slider.value = change["new"]
