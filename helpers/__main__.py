@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from helpers.machine import TooSmall
 from helpers.record import Record
 from helpers.registry import Experiment, Unavailable, experiments, find
 from helpers.sandbox import ChildTraceback, SandboxError
@@ -20,25 +22,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options) or OK)
-    except (ValueError, SandboxError, Unavailable) as error:
-        if isinstance(error.__cause__, ChildTraceback):  # it was the experiment that failed
-            return _complain(_in_short(error), FAILED)
-        return _complain(str(error), WRONG_USE if isinstance(error, ValueError) else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; nothing was recorded", INTERRUPTED)
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `| head`; what is still to be written at the exit must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
-        if not isinstance(error.__cause__, ChildTraceback):
-            raise
-        return _complain(_in_short(error), FAILED)
+        return _failed(error)
 
 
-def _in_short(error: Exception) -> str:
-    """One line for an error in the experiment's process."""
-    words = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {words} (`--here` shows where)"
+def _failed(error: Exception) -> int:
+    """Say what went wrong, in one line; the exit status. An error of our own is raised again."""
+    if isinstance(error.__cause__, ChildTraceback) and not type(error).__module__.startswith("helpers."):
+        words = next(iter(str(error).splitlines()), "")
+        return _complain(f"{type(error).__name__}: {words} (`--here` shows where)", FAILED)
+    if isinstance(error, ValueError):
+        return _complain(str(error), WRONG_USE)
+    if isinstance(error, (SandboxError, Unavailable, TooSmall)):
+        return _complain(str(error), FAILED)
+    raise error
 
 
 def _complain(line: str, status: int) -> int:

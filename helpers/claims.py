@@ -62,6 +62,8 @@ class Claim:
             return "yes"
         if self.point is not None:
             return f"about {short(self.point)} {self.unit}"
+        if self.low == self.high and self.low is not None:
+            return f"{short(self.low)} {self.unit}"
         ends = " to ".join(short(bound) for bound in (self.low, self.high) if bound is not None)
         return f"{ends if self.rule == 'between' else f'{self.rule} {ends}'} {self.unit}"
 

@@ -18,6 +18,9 @@ from numba import types
 
 WORDS_PER_LINE = 8  # a cache line of 64 bytes holds eight 8-byte words; 128-byte lines are walked twice
 
+ZERO = np.uint64(0)  # addresses are unsigned: a signed index costs every load two more instructions
+numba.config.LOOP_VECTORIZE = False  # a sum word by word, as lmbench's and most programs' is
+
 _read = types.ExternalFunction("read", types.intp(types.intc, types.uintp, types.uintp))
 _write = types.ExternalFunction("write", types.intp(types.intc, types.uintp, types.uintp))
 
@@ -34,44 +37,46 @@ def _jit(signature: str) -> Callable[[Callable[..., Any]], Any]:
     return compile_now
 
 
-@_jit("int64(int64[::1], boolean)")
+@_jit("uint64(uint64[::1], boolean)")
 def touch(words: Any, chase: bool) -> int:
     """Read a working set once: all of its words in order, or one word per cache line in a random cycle."""
-    place = total = 0
     if chase:
+        place = ZERO
         for _ in range(words.size // WORDS_PER_LINE):
             place = words[place]
         return place
-    for index in range(words.size):
-        total += words[index]
-    return total
+    even = odd = ZERO  # two sums, so that an addition need not wait for the one before
+    for index in range(words.size // 2):
+        even += words[2 * index]
+        odd += words[2 * index + 1]
+    return even + odd
 
 
-@_jit("int64(intc, intc, int64, int64[::1], boolean, uint8[::1])")
-def ask(read_from: int, write_to: int, count: int, words: Any, chase: bool, byte: Any) -> int:
+@_jit("int64(intc, intc, int64, uint64[::1], boolean, uint8[::1])")
+def ask(read_from: int, write_to: int, count: int, words: Any, chase: bool, byte: Any) -> int | np.int64:
     """`count` times: hand the token on, wait until it is back, touch the working set. Returns -1 on a broken pipe."""
-    total = 0
+    total = ZERO
     for _ in range(count):
         if _write(write_to, byte.ctypes.data, 1) != 1 or _read(read_from, byte.ctypes.data, 1) != 1:
             return -1
         total += touch(words, chase)
-    return total & 0xFFFF
+    return np.int64(total & np.uint64(0xFFFF))
 
 
-@_jit("int64(intc, intc, int64, int64[::1], boolean, uint8[::1])")
-def answer(read_from: int, write_to: int, count: int, words: Any, chase: bool, byte: Any) -> int:
+@_jit("int64(intc, intc, int64, uint64[::1], boolean, uint8[::1])")
+def answer(read_from: int, write_to: int, count: int, words: Any, chase: bool, byte: Any) -> int | np.int64:
     """`count` times: wait for the token, touch the working set, hand it back. Returns -1 on a broken pipe."""
-    total = 0
+    total = ZERO
     for _ in range(count):
         if _read(read_from, byte.ctypes.data, 1) != 1:
             return -1
         total += touch(words, chase)
         if _write(write_to, byte.ctypes.data, 1) != 1:
             return -1
-    return total & 0xFFFF
+    return np.int64(total & np.uint64(0xFFFF))
 
 
-@_jit("int64(int64[::1], int64, int64)")
+@_jit("uint64(uint64[::1], uint64, int64)")
 def follow(words: Any, start: int, steps: int) -> int:
     """Make `steps` loads, each of which needs the one before to know its address; where that led."""
     place = start
@@ -80,7 +85,7 @@ def follow(words: Any, start: int, steps: int) -> int:
     return place
 
 
-@_jit("void(int64[::1], int64[::1])")
+@_jit("void(uint64[::1], int64[::1])")
 def _link(words: Any, order: Any) -> None:
     for index in range(order.size - 1):
         words[order[index] * WORDS_PER_LINE] = order[index + 1] * WORDS_PER_LINE
@@ -111,12 +116,12 @@ def memory(size: int, *, huge_pages: bool = False) -> Any:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             area.madvise(mmap.MADV_HUGEPAGE if huge_pages else mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(area, dtype=np.int64)
+    return np.frombuffer(area, dtype=np.uint64)
 
 
 def no_words() -> Any:
     """An empty working set."""
-    return np.zeros(0, dtype=np.int64)
+    return np.zeros(0, dtype=np.uint64)
 
 
 def one_byte() -> Any:

@@ -32,7 +32,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("context_switching.handoff", {"between": "processes", "same_core": False}),
     ("context_switching.handoff", {"between": "threads", "same_core": False}),
     ("context_switching.switch_counts", {"same_core": False}),
-    ("context_switching.working_set_cost", {"touch": "chase"}),
+    ("context_switching.working_set_cost", {"touch": "at-random"}),
     ("context_switching.oversubscription", {"work": "waiting"}),
 ]
 

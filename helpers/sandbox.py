@@ -202,6 +202,8 @@ def _rebuilt(error: Message) -> BaseException:
     if not isinstance(rebuilt, Exception) or str(rebuilt) != error["words"]:
         # a SystemExit of the experiment must not end the learner's kernel
         rebuilt = SandboxError(f"{error['type']}: {error['words']}".removesuffix(": "))
+    if isinstance(rebuilt, MemoryError) and not str(rebuilt):
+        rebuilt = MemoryError("the experiment needs more memory than its process may have")
     rebuilt.__cause__ = ChildTraceback(error["traceback"])
     return rebuilt
 

@@ -58,7 +58,9 @@ def surroundings() -> Probe:
 
 @experiment(seconds=0.1)
 def fails(
-    how: Literal["ValueError", "own", "file", "unpicklable", "exit", "segfault", "kill", "print"] = "ValueError",
+    how: Literal[
+        "ValueError", "own", "file", "memory", "unpicklable", "exit", "segfault", "kill", "print"
+    ] = "ValueError",
 ) -> Probe:
     """Ends badly."""
     if how == "ValueError":
@@ -69,6 +71,8 @@ def fails(
         raise TooSmall("not enough room")
     if how == "file":
         open("/no/such/file").close()
+    if how == "memory":
+        raise MemoryError
     if how == "unpicklable":
         raise type("Odd", (Exception,), {"__init__": lambda self: super(type(self), self).__init__("odd")})()
     if how == "exit":

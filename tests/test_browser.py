@@ -143,13 +143,14 @@ def test_a_cell_is_stopped_by_the_button_beside_its_bar(notebook: Notebook, scre
 
 
 def test_a_cell_is_stopped_by_the_kernels_button_and_runs_again(notebook: Notebook) -> None:
-    notebook.start("memory_ladder()")
+    text = 'handoff("processes")\n'
+    notebook.start(text)
     await_(notebook.lab.experiments, 10, "a process that measures")
     notebook.interrupt()
-    assert_stopped(notebook, "memory_ladder()")
-    notebook.run("memory_ladder()")
-    assert [output["output_type"] for output in notebook.outputs("memory_ladder()")] == ["execute_result"]
-    expect(notebook.cell("memory_ladder()").locator("figure img")).to_be_visible()
+    assert_stopped(notebook, text)
+    notebook.run(text)
+    assert [output["output_type"] for output in notebook.outputs(text)] == ["execute_result"]
+    expect(notebook.cell(text).locator("figure img")).to_be_visible()
 
 
 def assert_stopped(notebook: Notebook, text: str) -> None:

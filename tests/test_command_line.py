@@ -11,7 +11,7 @@ import pytest
 
 from helpers import __main__ as command_line
 from helpers.registry import experiments
-from tests import leftovers
+from tests import leftovers, probes
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["start_here.first_costs", "repeats=5"]
@@ -79,6 +79,35 @@ def test_a_time_out_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str])
     status, out, err = helpers("run", "context_switching.memory_ladder", "--timeout", "0.5", capsys=capsys)
     assert (status, out) == (1, "")
     assert "0.5 s" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("ValueError", "ValueError: ('three is not a prime', 3) (`--here` shows where)"),
+        ("own", "not enough room"),
+        ("memory", "MemoryError: the experiment needs more memory than its process may have (`--here` shows where)"),
+        ("exit", "SystemExit: 3"),
+        ("segfault", "the experiment's process was killed by SIGSEGV"),
+    ],
+)
+def test_what_fails_over_there_is_one_line_and_status_1(
+    how: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "find", lambda _: probes.fails)
+    assert helpers("run", "probes.fails", f"how={how}", capsys=capsys) == (1, "", words + "\n")
+
+
+def test_an_interpreter_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = helpers("run", *QUICK, "--under", "/no/such/python", capsys=capsys)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("/no/such/python: this interpreter does not start")
+
+
+def test_a_reader_that_leaves_early() -> None:
+    command = f"{sys.executable} -m helpers list | head -1"
+    run = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (len(run.stdout.splitlines()), run.stderr) == (1, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")

@@ -1,6 +1,7 @@
 """The experiments of notebook 03: that each measures what it says, judged by ratios within one run."""
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_without_numba_python_alone_is_measured(monkeypatch: pytest.MonkeyPatch)
 @given(lines=st.integers(1, 400))
 @settings(deadline=None, max_examples=30)
 def test_the_cycle_visits_every_line_once(lines: int) -> None:
-    words = compiled.cycle(np.zeros(lines * compiled.WORDS_PER_LINE, dtype=np.int64), np.random.default_rng())
+    words = compiled.cycle(np.zeros(lines * compiled.WORDS_PER_LINE, dtype=np.uint64), np.random.default_rng())
     seen, place = set(), 0
     for _ in range(lines):
         seen.add(place)
@@ -159,14 +160,14 @@ def test_noise_of_a_few_percent_makes_no_levels() -> None:
 
 def test_sizes_grow_to_the_largest() -> None:
     assert SIZES[0] == 4 * KIB and SIZES[-1] == 128 * MIB
-    assert all(1.3 < later / earlier < 1.6 for earlier, later in zip(SIZES, SIZES[1:], strict=False))
+    assert all(1.3 < later / earlier < 1.6 for earlier, later in pairwise(SIZES))
 
 
 # The caches' share
 
 
 def test_data_makes_a_switch_dearer() -> None:
-    record = working_set_cost.here("chase", largest_kib=2048, repeats=5, rounds=1)
+    record = working_set_cost.here("at-random", largest_kib=2048, repeats=5, rounds=1)
     assert record.extra[-1].median > 3 * record.extra[0].median
     assert record.figures()["refill"].median < 0.5, "while both sets fit the cache, lines do not come back from RAM"
 

@@ -31,7 +31,7 @@ def counts() -> list[Record]:
 
 
 def costs() -> list[Record]:
-    return [shipped("context_switching.working_set_cost", touch=touch) for touch in ("sum", "chase")]
+    return [shipped("context_switching.working_set_cost", touch=touch) for touch in ("in-order", "at-random")]
 
 
 def crowds() -> list[Record]:

@@ -126,6 +126,7 @@ def test_a_run_leaves_no_descriptor_open() -> None:
         ("ValueError", ValueError, "three is not a prime"),
         ("own", machine.TooSmall, "^not enough room$"),
         ("file", FileNotFoundError, "'/no/such/file'"),
+        ("memory", MemoryError, "needs more memory than its process may have"),
         ("unpicklable", sandbox.SandboxError, "^Odd: odd$"),
         ("exit", sandbox.SandboxError, "^SystemExit: 3$"),
     ],

@@ -532,12 +532,12 @@ def memory_ladder(
     share = None
     for done in range(repeats):
         source.shuffle(order)
-        for size, huge in order:
+        for place, (size, huge) in enumerate(order):
             words = compiled.cycle(compiled.memory(int(size), huge_pages=bool(huge)), source)
             taken[int(size), bool(huge)].append(_load_ns(words))
             if huge and size == sizes[-1]:
                 share = _huge_share(words)
-        progress.report(done + 1, repeats)
+            progress.report(done * len(order) + place + 1, repeats * len(order))
     ordinary = tuple(estimate(taken[size, False], "ns") for size in sizes)
     huge_pages = tuple(estimate(taken[size, True], "ns") for size in sizes)
     caches = _reported_caches()
@@ -578,20 +578,24 @@ def _ladder_sizes(largest: int) -> tuple[int, ...]:
 
 
 LOADS_AT_LEAST = 20_000
+WARM_LOADS = 1 << 17  # filling the array has touched every line of it just before
 LADDER_BATCH_NS = 8_000_000  # long against the clock; thirty sizes twice, five times, must not take a minute
 
 
 def _load_ns(words: Any) -> float:
-    """Nanoseconds per load, after the array was walked once (or long enough to have warmed what can be warm)."""
+    """Nanoseconds per load, after the array was walked once (or long enough to have warmed what can be warm).
+
+    By the CPU's clock, so that a moment in which another program had the core does not count.
+    """
     from helpers import compiled
 
-    place = compiled.follow(words, 0, min(words.size // compiled.WORDS_PER_LINE, 1 << 19))
+    place = compiled.follow(words, 0, min(words.size // compiled.WORDS_PER_LINE, WARM_LOADS))
 
     def walk(loads: int) -> int:
         nonlocal place
-        start = time.perf_counter_ns()
+        start = time.thread_time_ns()
         place = compiled.follow(words, place, loads)
-        return time.perf_counter_ns() - start
+        return time.thread_time_ns() - start
 
     loads = LOADS_AT_LEAST
     while (spent := walk(loads)) < LADDER_BATCH_NS:
@@ -639,18 +643,18 @@ def _levels(
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Which size stands for which level, and why the others are missing.
 
-    The steps are read off the measurement: runs of at least three sizes of one speed. A run is named after the cache
-    that the system reports at its middle. What it reports need not show: a virtual machine is often told of a
-    cache that it has no share of.
+    RAM is the largest size, if that is at least twice the last cache. The caches are read off the measurement: runs of
+    at least three sizes of one speed, clearly faster than RAM, each named after the cache that the system reports at
+    its middle. What it reports need not show: a virtual machine is often told of a cache that it has no share of.
     """
-    plateaus = _plateaus(medians)
-    levels: dict[str, int] = {}
-    for first, last in plateaus:
+    beyond_caches = sizes[-1] >= 2 * max(caches.values(), default=sizes[-1])
+    levels = {"RAM": len(sizes) - 1} if beyond_caches else {}
+    for first, last in _plateaus(medians):
         middle = (first + last) // 2
-        name = next((level for level, size in sorted(caches.items()) if sizes[middle] <= size), "RAM")
-        if last == len(sizes) - 1 and sizes[last] >= 2 * max(caches.values(), default=sizes[last]):
-            name, middle = "RAM", last
-        levels.setdefault(name, middle)
+        name = next((level for level, size in sorted(caches.items()) if sizes[middle] <= size), None)
+        if name and not (beyond_caches and medians[middle] * STEP > medians[-1]):
+            levels.setdefault(name, middle)
+    levels = {level: levels[level] for level in LEVELS if level in levels}
     unseen = {level: "no step of its own was seen" for level in LEVELS if level not in levels}
     if "RAM" in unseen:
         unseen["RAM"] = f"the largest array ({sizes[-1] // MIB} MiB) is not twice the last cache"
@@ -706,7 +710,7 @@ class WorkingSetCost(Record):
 
 @experiment(seconds=8, claims=["cache-invalid"], needs=[machine.fork, machine.numba], wants=[machine.pinning])
 def working_set_cost(
-    touch: Literal["sum", "chase"] = "sum",
+    touch: Literal["in-order", "at-random"] = "in-order",
     *,
     largest_kib: Annotated[int, Between(64, 16_384)] = 2048,
     repeats: Annotated[int, Between(5, 50)] = 5,
@@ -714,9 +718,9 @@ def working_set_cost(
 ) -> WorkingSetCost:
     """What a switch costs when both sides have data in the caches, in µs per switch, both on one core.
 
-    Between two hops each side reads its own working set: `sum` reads all of it in order, as lmbench's `lat_ctx` does
-    and as most code does, so that prefetching hides much of the refill; `chase` reads its lines in a random cycle of
-    dependent loads, so that nothing is hidden. The same reading without a switch is taken off.
+    Between two hops each side reads its own working set: in order, as lmbench's `lat_ctx` does and as
+    most code does, so that prefetching hides much of the refill; or line by line in a random cycle of dependent
+    loads, so that nothing is hidden. The same reading without a switch is taken off.
     """
     from helpers import compiled
 
@@ -724,7 +728,7 @@ def working_set_cost(
     sizes = (0, *(size for size in _powers(4 * KIB, largest_kib * KIB)))
 
     def samples() -> dict[str, list[float]]:
-        with _pair("processes", cores, sizes, touch == "chase") as pair:
+        with _pair("processes", cores, sizes, touch == "at-random") as pair:
             conditions: dict[str, Callable[[], Spent]] = {}
             for which in range(len(sizes)):
                 count = pair.batch("compiled", SET_BATCH_NS, which)

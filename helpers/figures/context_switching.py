@@ -115,7 +115,8 @@ def switch_counts(records: Sequence[SwitchCounts], *, guess: float | None = None
 
 
 def _percent(figure: Estimate) -> str:
-    return f"{figure.median:.1f} % ({figure.low:.1f} to {figure.high:.1f})"
+    low, high = f"{figure.low:.1f}", f"{figure.high:.1f}"
+    return f"{figure.median:.1f} %" + (f" ({low} to {high})" if low != high else "")
 
 
 def memory_ladder(
@@ -137,7 +138,7 @@ def memory_ladder(
     )
     style.ribbon(ax, record.sizes, record.huge, style.BLUE, "o", label="huge pages", lw=2.4)
     ax.set_yscale("log")
-    ax.set_ylim(0.5, 1000)
+    ax.set_ylim(0.5, max(1000, 4 * record.ordinary[-1].high, 4 * record.huge[-1].high))
     _mark_caches(ax, record.caches, record.sizes)
     _mark_levels(ax, record)
     style.guess_mark(ax, record.sizes[-1], guess, side="right")
@@ -150,15 +151,15 @@ def memory_ladder(
     ax.set_title("The memory ladder, read off this machine")
     ax.legend(loc="upper left", facecolor="white", edgecolor="white", framealpha=1, fontsize=12)
     levels = {level: figure for level, figure in record.figures().items() if level in record.levels}
-    missing = "; ".join(f"{level}: {why}" for level, why in record.unseen.items())
+    missing = "; ".join(f"{level} ({why})" for level, why in record.unseen.items())
     return style.tell(
         ax,
         [record],
         alt=f"Latency against array size on logarithmic axes, rising in steps: {style.sentence(levels)}. "
-        + (f"Missing: {missing}." if missing else ""),
+        + (f"Not read: {missing}." if missing else ""),
         caption=f"Read at the marked points: {style.sentence(levels)}. Dashed lines are the caches that the "
         f"system reports, grey "
-        f"bars the article's figures. {_tlb(record)}" + (f" Not seen as a step: {missing}." if missing else ""),
+        f"bars the article's figures. {_tlb(record)}" + (f" Not read: {missing}." if missing else ""),
     )
 
 
@@ -218,7 +219,7 @@ def working_set_cost(
     ax = ax or style.canvas(9, 5.2)
     first = records[0]
     sizes = [size or first.sizes[1] / 2 for size in first.sizes]  # a logarithmic axis has no place for 0
-    colours = {"sum": (style.BLUE, "o", "read in order"), "chase": (style.RED, "s", "read at random")}
+    colours = {"in-order": (style.BLUE, "o", "read in order"), "at-random": (style.RED, "s", "read at random")}
     for ghost in ghosts:
         if ghost is not None:
             ax.plot([size or ghost.sizes[1] / 2 for size in ghost.sizes], [each.median for each in ghost.extra],

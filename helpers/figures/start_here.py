@@ -83,7 +83,7 @@ def first_costs(
         ax,
         [record],
         alt=f"Four dots on a logarithmic time axis: {style.sentence(figures)}.",
-        caption=f"Here: {style.sentence(figures)}. From first to last it is a factor of {span:,.0f}.",
+        caption=f"Here: {style.sentence(figures)}. From first to last it is a factor of {float(f'{span:.2g}'):,.0f}.",
     )
 
 

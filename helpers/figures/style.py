@@ -37,6 +37,8 @@ mpl.rcParams.update(
         "figure.dpi": 110,
         "figure.facecolor": "white",
         "figure.constrained_layout.use": True,
+        "figure.constrained_layout.w_pad": 0.12,
+        "figure.constrained_layout.h_pad": 0.12,
         "savefig.facecolor": "white",
         "font.family": "DejaVu Sans",
         "font.size": 13,

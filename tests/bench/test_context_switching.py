@@ -308,7 +308,7 @@ def test_a_switch_costs_the_same_by_lmbenchs_method(core: int, compiled: Callabl
         def clear(rounds: list[Sample]) -> bool:
             return all(interval(ratio(*ratios(rounds, loop, "cpu"))) < CLEAR for loop in ("compiled", "python"))
 
-        rounds = rounds_until(clear, [ours, theirs], at_least=15, seconds=40)
+        rounds = rounds_until(clear, [ours, theirs], at_least=15, seconds=60)
 
     def line(name: str, loop: str, clock: str, low: float | None = None, high: float | None = None) -> Row:
         return row(name, *ratios(rounds, loop, clock), unit="µs", low=low, high=high, noise=meanwhile)
@@ -356,7 +356,7 @@ def test_a_hop_costs_the_same_by_perf(core: int, perf: str, table: Table) -> Non
         def clear(rounds: list[Sample]) -> bool:
             return interval(ratio(*figures(rounds, "cpu"))) < CLEAR
 
-        rounds = rounds_until(clear, [ours, theirs], at_least=15, seconds=40)
+        rounds = rounds_until(clear, [ours, theirs], at_least=15, seconds=60)
 
     rows = [
         row(
@@ -377,7 +377,7 @@ def test_a_hop_costs_the_same_by_perf(core: int, perf: str, table: Table) -> Non
 
 LADDER_ROUNDS = 5  # of all sizes; then only of those whose ratio is not clear yet
 LADDER_SECONDS = 120
-LADDER_CLOCK = "wall"  # the one that the experiment reads
+LADDER_CLOCK = "cpu"  # the one that the experiment reads
 STEEP = 1.25  # C's own curve rises by more than that to a neighbour: on a knee
 NEAR_CACHE = 1.5
 CLEAR_RUNG = 0.10
@@ -495,7 +495,7 @@ SET_ROUNDS = 9
 SET_TRIES = 3
 
 
-@pytest.mark.parametrize("touch", ["sum", "chase"])
+@pytest.mark.parametrize("touch", ["in-order", "at-random"])
 def test_a_hop_with_a_working_set_costs_the_same_by_lmbenchs_method(
     touch: str, core: int, compiled: Callable[[str], str], table: Table
 ) -> None:
@@ -511,7 +511,7 @@ def test_a_hop_with_a_working_set_costs_the_same_by_lmbenchs_method(
 
     def one_round() -> list[tuple[float, float]]:
         taken = {}
-        with context_switching._pair("processes", (core, core), sizes, touch == "chase") as pair:
+        with context_switching._pair("processes", (core, core), sizes, touch == "at-random") as pair:
             for which in random.sample(range(len(sizes)), len(sizes)):
                 trips = pair.batch("compiled", context_switching.SET_BATCH_NS, which)
 
@@ -528,7 +528,7 @@ def test_a_hop_with_a_working_set_costs_the_same_by_lmbenchs_method(
 
     with watched() as meanwhile, machine.pinned(core):
         rounds = [in_fresh_process(one_round) for _ in range(SET_ROUNDS)]
-    judged = touch == "sum"
+    judged = touch == "in-order"
     rows = [
         row(
             f"hop + {touch} of {machine.size(size)} / C (lmbench's method), CPU time",

@@ -11,7 +11,7 @@
 
 static const int64_t BATCH_NS = 8000000;
 static const size_t LOADS_AT_LEAST = 20000;
-static const size_t WARM_UP_AT_MOST = (size_t)1 << 19;
+static const size_t WARM_UP_AT_MOST = (size_t)1 << 17;
 
 /* Not inlined and its result used, so that the compiler cannot do without the loads. */
 __attribute__((noinline)) static uint64_t follow(const uint64_t *words, uint64_t place, size_t steps)
