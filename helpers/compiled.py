@@ -38,7 +38,7 @@ def _jit(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @_jit("uint64(uint64[::1], boolean)")
-def touch(words: Any, chase: bool) -> int:
+def touch(words: Any, chase: bool) -> np.uint64:
     """Read a working set once: all of its words in order, or one word per cache line in a random cycle."""
     if chase:
         place = ZERO

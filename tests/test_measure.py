@@ -53,11 +53,13 @@ def test_ratio_of_recorded_samples() -> None:
     assert found.high - found.low < 0.05
 
 
-def test_one_or_two_samples_have_a_range_and_say_so() -> None:
-    assert estimate([3.0], "s").warnings == ("only 1 sample: no interval, the range is shown",)
-    two = estimate([3.0, 5.0], "s", warnings=["mine"])
-    assert (two.low, two.median, two.high) == (3.0, 4.0, 5.0)
-    assert two.warnings == ("mine", "only 2 samples: no interval, the range is shown")
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_few_samples_have_a_range_and_say_so(count: int) -> None:
+    values = [3.0, 5.0, 4.0, 9.0][:count]
+    found = estimate(values, "s", warnings=["mine"])
+    assert (found.low, found.high) == (min(values), max(values))
+    words = f"only {count} sample{'s' if count > 1 else ''}: no 95 % interval, the range is shown"
+    assert found.warnings == ("mine", words)
 
 
 def test_equal_samples_have_no_spread() -> None:

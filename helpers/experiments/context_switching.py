@@ -568,18 +568,21 @@ def _pinned_here() -> tuple[str, tuple[str, ...]]:
 
 
 def _ladder_sizes(largest: int) -> tuple[int, ...]:
-    """From 4 KiB in steps of 1.5 and 1.33 in turn up to `largest` bytes."""
+    """From 4 KiB in steps of 1.5 and 1.33 in turn up to `largest` bytes; in steps of 2 where arrays take long to fill."""
     sizes = []
     size = 4 * KIB
     while size <= largest:
-        sizes += [size] if size * 3 // 2 > largest else [size, size * 3 // 2]
+        sizes.append(size)
+        if size < COARSE_FROM and size * 3 // 2 <= largest:
+            sizes.append(size * 3 // 2)
         size *= 2
     return tuple(sizes)
 
 
 LOADS_AT_LEAST = 20_000
 WARM_LOADS = 1 << 17  # filling the array has touched every line of it just before
-LADDER_BATCH_NS = 8_000_000  # long against the clock; thirty sizes twice, five times, must not take a minute
+COARSE_FROM = 16 * MIB
+LADDER_BATCH_NS = 5_000_000  # long against the clock; 28 sizes twice, five times, must not take a minute
 
 
 def _load_ns(words: Any) -> float:

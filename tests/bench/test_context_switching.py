@@ -267,7 +267,7 @@ def c_source(program: str, trips: int) -> Callable[[], Sample]:
 
     def source() -> Sample:
         before = switches_so_far()
-        lines = output(program, "0", "sum", str(trips), str(BATCHES)).splitlines()
+        lines = output(program, "0", "in-order", str(trips), str(BATCHES)).splitlines()
         played = 2 * trips * (BATCHES + 1)
         assert switches_so_far() - before >= 0.99 * played, "the C program did not switch on every hop"
         names = ("C hop wall", "C hop cpu", "C alone wall", "C alone cpu")

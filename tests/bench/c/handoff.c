@@ -109,11 +109,11 @@ static void make_pipe(int ends[2])
 int main(int count, char **words)
 {
     if (count != 5) {
-        fprintf(stderr, "usage: handoff BYTES sum|chase TRIPS BATCHES\n");
+        fprintf(stderr, "usage: handoff BYTES in-order|at-random TRIPS BATCHES\n");
         return 2;
     }
     size_t bytes = strtoull(words[1], NULL, 10);
-    int chase = strcmp(words[2], "chase") == 0;
+    int chase = strcmp(words[2], "at-random") == 0;
     long trips = atol(words[3]), batches = atol(words[4]);
     int there[2], back[2], own[2], reports[2];
     make_pipe(there);
