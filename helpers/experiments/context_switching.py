@@ -568,7 +568,7 @@ def _pinned_here() -> tuple[str, tuple[str, ...]]:
 
 
 def _ladder_sizes(largest: int) -> tuple[int, ...]:
-    """From 4 KiB in steps of 1.5 and 1.33 in turn up to `largest` bytes; in steps of 2 where arrays take long to fill."""
+    """From 4 KiB in steps of 1.5 and 1.33 in turn up to `largest` bytes; in steps of 2 where filling takes long."""
     sizes = []
     size = 4 * KIB
     while size <= largest:

@@ -9,7 +9,7 @@
 
 #include <unistd.h>
 
-static const int64_t BATCH_NS = 8000000;
+static const int64_t BATCH_NS = 5000000;
 static const size_t LOADS_AT_LEAST = 20000;
 static const size_t WARM_UP_AT_MOST = (size_t)1 << 17;
 
