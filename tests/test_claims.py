@@ -67,7 +67,7 @@ def test_a_claim_is_complete(each: Claim) -> None:
     assert each.notebook in {f"{number:02}" for number in range(13)}
     assert each.source.startswith("article, ")
     assert 10 < len(each.claim) <= 80 and not each.claim.endswith(".")
-    assert each.low is None or each.high is None or 0 < each.low < each.high
+    assert each.low is None or each.high is None or 0 < each.low <= each.high
     assert each.said
     if each.point is not None:
         assert (each.low, each.high) == (each.point / 2, each.point * 1.5)

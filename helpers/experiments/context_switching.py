@@ -505,7 +505,7 @@ class MemoryLadder(Record):
 
 
 @experiment(
-    seconds=14,
+    seconds=11,
     claims=["l1-latency", "l2-latency", "l3-latency", "ram-latency"],
     needs=[machine.numba],
     wants=[machine.pinning],
@@ -711,12 +711,12 @@ class WorkingSetCost(Record):
         return found | ({"refill": refill} if refill else {})
 
 
-@experiment(seconds=8, claims=["cache-invalid"], needs=[machine.fork, machine.numba], wants=[machine.pinning])
+@experiment(seconds=9, claims=["cache-invalid"], needs=[machine.fork, machine.numba], wants=[machine.pinning])
 def working_set_cost(
     touch: Literal["in-order", "at-random"] = "in-order",
     *,
     largest_kib: Annotated[int, Between(64, 16_384)] = 2048,
-    repeats: Annotated[int, Between(5, 50)] = 5,
+    repeats: Annotated[int, Between(5, 50)] = 7,
     rounds: Annotated[int, Between(1, 20)] = 3,
 ) -> WorkingSetCost:
     """What a switch costs when both sides have data in the caches, in µs per switch, both on one core.
@@ -728,7 +728,7 @@ def working_set_cost(
     from helpers import compiled
 
     cores, placement, warnings = _places(same_core=True)
-    sizes = (0, *(size for size in _powers(4 * KIB, largest_kib * KIB)))
+    sizes = (0, *(size for size in _powers(8 * KIB, largest_kib * KIB)))
 
     def samples() -> dict[str, list[float]]:
         with _pair("processes", cores, sizes, touch == "at-random") as pair:
@@ -811,7 +811,7 @@ def oversubscription(
     *,
     per_core: Annotated[int, Between(2, 128)] = 32,
     repeats: Annotated[int, Between(5, 20)] = 5,
-    seconds_each: Annotated[float, Between(0.1, 5)] = 0.3,
+    seconds_each: Annotated[float, Between(0.1, 5)] = 0.25,
 ) -> Oversubscription:
     """Throughput, p50 and p99 of a request, and switches per second, by number of workers.
 

@@ -32,7 +32,7 @@ def test_start_of_an_experiment() -> None:
         ours.append(milliseconds(lambda: sandbox.run("tests.probe_nothing", "nothing", {})))
     ratio = statistics.median(own / other for own, other in zip(ours, bare, strict=True))
     print(
-        f"\nstart of an experiment: {statistics.median(ours):.1f} ms, python -c pass: {statistics.median(bare):.1f} ms, "
+        f"\nstart of an experiment {statistics.median(ours):.1f} ms, python -c pass {statistics.median(bare):.1f} ms, "
         f"ratio {ratio:.2f} (at most {AT_MOST})"
     )
     assert ratio <= AT_MOST
