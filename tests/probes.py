@@ -116,7 +116,7 @@ def holds_everything(
 
 
 @experiment(seconds=0.1)
-def imports(name: Literal["numpy", "numba"] = "numba") -> Probe:
+def imports(name: Literal["psutil", "numpy"] = "psutil") -> Probe:
     """Imports something that is not in the standard library."""
     return _probe(file=str(__import__(name).__file__), prefix=sys.prefix)
 
