@@ -357,8 +357,10 @@ def test_without_standard_streams(tmp_path: Path) -> None:
     """As under some service managers."""
     path = tmp_path / "script.py"
     path.write_text(SCRIPT.format(root=str(ROOT)))
-    command = f"exec {sys.executable} {path} <&- 2>&-"
-    run = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, timeout=30)
+    command = 'exec "$0" "$1" <&- 2>&-'
+    run = subprocess.run(
+        ["sh", "-c", command, sys.executable, str(path)], stdout=subprocess.PIPE, text=True, timeout=30
+    )
     assert run.stdout == "{'total': 6}\n"
 
 
