@@ -36,7 +36,6 @@ def __getattr__(name: str) -> object:
 
 
 INTERACTIVE_NS = 20_000_000  # a batch that is long against the clock and short against a learner's patience
-HEADLINE_NS = 100_000_000
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 FEWEST = 5  # the range of fewer samples covers their median less than 90 % of the time, so no interval can

@@ -65,6 +65,17 @@ def test_every_switch_is_counted() -> None:
     assert record.total.median == pytest.approx(record.voluntary.median + record.involuntary.median, abs=1)
 
 
+def test_one_hop_is_one_switch() -> None:
+    """Divided by hops, not by round trips: the kernel's own count says which."""
+    cores, placement, _ = module._places(same_core=True)
+    if placement != "same core":
+        pytest.skip("this system cannot pin")
+    with module._pair("processes", cores) as pair:
+        hop, alone = pair.per_hop("python", 2_000), pair.per_call("python", 2_000)
+    assert hop.voluntary + hop.involuntary == pytest.approx(1, abs=0.05)
+    assert alone.voluntary + alone.involuntary < 0.05
+
+
 @two_cores
 def test_apart_nobody_is_pushed_off() -> None:
     together, apart = (switch_counts.here(same_core=same, switches=5_000, repeats=5) for same in (True, False))
