@@ -105,8 +105,8 @@ def test_an_interpreter_that_is_none_is_one_line(capsys: pytest.CaptureFixture[s
 
 
 def test_a_reader_that_leaves_early() -> None:
-    command = f"{sys.executable} -m helpers list | head -1"
-    run = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    command = '"$0" -m helpers list | head -1'
+    run = subprocess.run(["sh", "-c", command, sys.executable], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert (len(run.stdout.splitlines()), run.stderr) == (1, "")
 
 
