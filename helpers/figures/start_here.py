@@ -42,8 +42,9 @@ def anatomy(record: Handoff, *, ghost: Handoff | None = None, ax: Axes | None = 
         [record],
         alt="One measured dot on a logarithmic time axis, with its parts named: median, 95 % interval, the article's "
         "claim as a grey band, a guess as a diamond, the reference run as a pale ring.",
-        caption=f"Control handed to and fro between two generators, measured a moment ago: "
-        f"{figure.scaled(1e3, 'ns')}. No kernel takes part; the band is what the article says of a switch that the kernel makes.{ring}",
+        caption="Control handed to and fro between two generators, measured a moment ago: "
+        f"{figure.scaled(1e3, 'ns')}. No kernel takes part; the band is what the article says of a "
+        f"switch that the kernel makes.{ring}",
     )
 
 
