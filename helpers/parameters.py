@@ -34,6 +34,11 @@ class Parameter:
         kind = "a whole number" if self.kind is int else "a number"
         return f"{kind} from {self.low:g} to {self.high:g}"
 
+    @property
+    def least(self) -> Any:
+        """The value that makes the quickest run: a number's lower bound, else the default."""
+        return self.default if self.low is None else self.kind(self.low)
+
     def check(self, value: Any) -> Any:
         """The value as the experiment gets it. Raises `ValueError` naming parameter, value and bounds."""
         if not self._fits(value):

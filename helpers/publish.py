@@ -17,19 +17,24 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from helpers.registry import REHEARSAL
+
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 README_PICTURE = FOLDER / "images" / "handoff.png"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT_S = 120
 
 
-def execute(path: Path) -> NotebookNode:
-    """The notebook after one clean run. Raises `CellExecutionError` for a cell that fails."""
+def execute(path: Path, *, rehearsal: bool = False) -> NotebookNode:
+    """The notebook after one clean run; in a rehearsal its experiments are as small as they can be.
+
+    Raises `CellExecutionError` for a cell that fails.
+    """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
-    client.execute(env={**os.environ, "HELPERS_LEDGER": ":memory:"})
+    client.execute(env={**os.environ, "HELPERS_LEDGER": ":memory:", REHEARSAL: "1" if rehearsal else ""})
     return notebook
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import replace
 
 from helpers import progress
@@ -39,6 +40,9 @@ def __getattr__(name: str) -> Any:
     return Parameter
 
 
+REHEARSAL = (
+    "HELPERS_REHEARSAL"  # when set, what is not asked for is as small as it can be: everything is tried, quickly
+)
 TIMEOUT_FACTOR, TIMEOUT_START_S = 10, 30  # a slow or busy machine gets ten times the declared seconds
 
 
@@ -170,7 +174,9 @@ class Experiment(Generic[P, R]):
             if name in given:
                 raise ValueError(f"{name}: given twice")
             given[name] = value
-        return {name: item.check(given.get(name, item.default)) for name, item in self.parameters.items()}
+        is_rehearsal = bool(os.environ.get(REHEARSAL))
+        usual = {name: item.least if is_rehearsal else item.default for name, item in self.parameters.items()}
+        return {name: item.check(given.get(name, usual[name])) for name, item in self.parameters.items()}
 
     def require(self) -> None:
         """Raises `Unavailable` where it cannot run."""

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 from playwright.sync_api import Browser, Locator, Page, Playwright
 
+from helpers.registry import REHEARSAL
+
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium")
 CALM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--no-sandbox"]
@@ -31,7 +33,7 @@ SETTINGS = {  # all cells are in the page, also those out of view; nobody asks f
 
 
 class Lab:
-    """A running JupyterLab with folders and a ledger of its own, and copies of the notebooks."""
+    """A running JupyterLab with folders and a ledger of its own, and copies of the notebooks, which it rehearses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +68,7 @@ class Lab:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**os.environ, **own, "HELPERS_LEDGER": str(self.ledger), "PYTHONPATH": str(ROOT)},
+                env={**os.environ, **own, "HELPERS_LEDGER": str(self.ledger), "PYTHONPATH": str(ROOT), REHEARSAL: "1"},
                 start_new_session=True,
             )
 
@@ -141,6 +143,13 @@ class Notebook:
     def restart(self) -> None:
         """Restart the kernel, without the question whether that is meant."""
         self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+
+    def rehearse(self, on: bool) -> None:
+        """From now on experiments are as small as they can be, or of their usual size."""
+        self.page.evaluate(
+            """code => jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}).done""",
+            f"import os; os.environ[{REHEARSAL!r}] = {'1' if on else ''!r}",
+        )
 
     def interrupt(self) -> None:
         """Press the kernel's ■."""

@@ -1,6 +1,6 @@
 """The notebooks as a learner has them: JupyterLab in a real browser, its buttons pressed and its pictures looked at.
 
-HELPERS_SCREENSHOTS=folder keeps the pictures. The tests share one page of notebook 03, after one Run All.
+HELPERS_SCREENSHOTS=folder keeps the pictures. Most tests share one page of notebook 03, after one Run All.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
+from helpers import publish
 from helpers.ledger import Ledger
 from tests.lab import CHROMIUM, DARK, LIGHT, Lab, Notebook, await_, browser
 
@@ -56,6 +57,8 @@ def assert_runs_through(notebook: Notebook) -> None:
     for cell in notebook.cells():
         kinds = {(output["output_type"], output.get("name")) for output in cell.get("outputs", [])}
         assert not kinds & {("error", None), ("stream", "stderr")}, f"{''.join(cell['source'])}\n{cell['outputs']}"
+    stubs = [cell for cell in notebook.cells() if cell["cell_type"] == "code" and "\ncheck(" in "".join(cell["source"])]
+    assert stubs and all("Not yet" in str(cell["outputs"]) for cell in stubs)
     pictures = notebook.page.locator(".jp-OutputArea-output figure img")
     drawn = pictures.evaluate_all("all => all.map(img => [img.alt.length > 40, img.naturalWidth > 400])")
     assert drawn and all(map(all, drawn)), drawn
@@ -63,12 +66,21 @@ def assert_runs_through(notebook: Notebook) -> None:
     expect(notebook.page.locator(".jp-OutputArea-output progress")).to_have_count(0)
 
 
-def test_run_all_of_the_first_notebook(lab: Lab, chromium: Browser, screenshots: Path) -> None:
-    first = Notebook(lab, chromium.new_page(viewport=WIDE), "00_start_here.ipynb")
-    first.run_all(200)
-    assert_runs_through(first)
-    assert first.photograph(screenshots, "00-light")
-    first.page.close()
+OTHERS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb")) if not path.name.startswith("03")]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_notebook_runs_and_is_readable(lab: Lab, chromium: Browser, screenshots: Path, name: str) -> None:
+    opened = Notebook(lab, chromium.new_page(viewport=WIDE), name)
+    opened.run_all(200)
+    assert_runs_through(opened)
+    for theme in (DARK, LIGHT):
+        opened.theme(theme)
+        assert opened.photograph(screenshots, f"{name[:2]}-{theme.split()[-1].lower()}")
+        assert faint_texts(opened) == []
+    opened.page.set_viewport_size(NARROW)
+    assert cut_off(opened) == []
+    opened.page.close()
 
 
 def test_run_all(notebook: Notebook) -> None:
@@ -133,6 +145,15 @@ def test_a_question_is_answered_by_keyboard(notebook: Notebook) -> None:
     expect(quiz.get_by_role("status").last).to_contain_text("6 still to answer")
 
 
+@pytest.fixture
+def usual_size(notebook: Notebook) -> Iterator[None]:
+    """Experiments that take as long as a learner's."""
+    notebook.rehearse(False)
+    yield
+    notebook.rehearse(True)
+
+
+@pytest.mark.usefixtures("usual_size")
 def test_a_cell_is_stopped_by_the_button_beside_its_bar(notebook: Notebook, screenshots: Path) -> None:
     notebook.start("memory_ladder()")
     cell = notebook.cell("memory_ladder()")
@@ -144,10 +165,12 @@ def test_a_cell_is_stopped_by_the_button_beside_its_bar(notebook: Notebook, scre
 
 def test_a_cell_is_stopped_by_the_kernels_button_and_runs_again(notebook: Notebook) -> None:
     text = 'handoff("processes")\n'
+    notebook.rehearse(False)
     notebook.start(text)
     await_(notebook.lab.experiments, 10, "a process that measures")
     notebook.interrupt()
     assert_stopped(notebook, text)
+    notebook.rehearse(True)
     notebook.run(text)
     assert [output["output_type"] for output in notebook.outputs(text)] == ["execute_result"]
     expect(notebook.cell(text).locator("figure img")).to_be_visible()
@@ -198,21 +221,32 @@ FAINT_TEXTS = """outputs => {
 }"""
 
 
+def faint_texts(notebook: Notebook) -> list[str]:
+    """Texts with less contrast than WCAG asks for (4.5)."""
+    found: list[str] = notebook.page.locator(".jp-OutputArea-output").evaluate_all(FAINT_TEXTS)
+    return found
+
+
+def cut_off(notebook: Notebook) -> list[str]:
+    """Outputs that are wider than their place."""
+    wider = """all => all.filter(box => box.scrollWidth > box.clientWidth + 1)
+        .map(box => `${box.scrollWidth} in ${box.clientWidth}: ${box.innerText.slice(0, 80)}`)"""
+    found: list[str] = notebook.page.locator(".jp-OutputArea-output:not(:has(> pre))").evaluate_all(wider)
+    return found
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_texts_are_readable_in_both_themes(notebook: Notebook, theme: str, screenshots: Path) -> None:
     notebook.theme(theme)
     shade = theme.split()[-1].lower()
     assert notebook.photograph(screenshots, f"03-{shade}")
-    assert notebook.page.locator(".jp-OutputArea-output").evaluate_all(FAINT_TEXTS) == []
+    assert faint_texts(notebook) == []
 
 
 def test_nothing_is_cut_off_on_a_small_screen(notebook: Notebook, screenshots: Path) -> None:
     notebook.page.set_viewport_size(NARROW)
     assert notebook.photograph(screenshots, "03-narrow")
-    wider = """all => all.filter(box => box.scrollWidth > box.clientWidth + 1)
-        .map(box => `${box.scrollWidth} in ${box.clientWidth}: ${box.innerText.slice(0, 80)}`)"""
-    outputs = notebook.page.locator(".jp-OutputArea-output:not(:has(> pre))")
-    assert outputs.evaluate_all(wider) == []
+    assert cut_off(notebook) == []
     notebook.page.set_viewport_size(WIDE)
 
 

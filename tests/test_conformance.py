@@ -29,9 +29,7 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets
 
 def smallest(experiment: Experiment[..., Any]) -> dict[str, Any]:
     """The quickest run that it allows: the lower bound of every number."""
-    return {
-        name: each.default if each.low is None else each.kind(each.low) for name, each in experiment.parameters.items()
-    }
+    return {name: each.least for name, each in experiment.parameters.items()}
 
 
 def wrong_values(parameter: Any) -> list[Any]:

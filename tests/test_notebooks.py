@@ -1,7 +1,8 @@
-"""Every notebook runs from top to bottom on this machine, as `make notebooks` runs it, and what is kept reads well."""
+"""Notebooks run from top to bottom as `make notebooks` runs them, with small experiments; what is kept reads well.
 
-import time
-from datetime import datetime
+How long they take at their usual size is a question for `make bench`.
+"""
+
 from pathlib import Path
 
 import nbformat
@@ -10,30 +11,13 @@ import pytest
 from helpers import publish
 from tests.lab import CHROMIUM
 
-# What the browser tests run from top to bottom takes too long to do twice; without a browser it is done here.
-IN_BROWSER = {"03_context_switching"} if CHROMIUM else set()
-NOTEBOOKS = [path for path in sorted(publish.FOLDER.glob("*.ipynb")) if path.stem not in IN_BROWSER]
+# The browser tests run all of them; one shows that it works without a browser, and all do where there is none.
+NOTEBOOKS = sorted(publish.FOLDER.glob("00_*.ipynb" if CHROMIUM else "*.ipynb"))
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def executed(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
-    start = time.monotonic()
-    notebook = publish.execute(request.param)
-    seconds = time.monotonic() - start
-    print(f"\n{request.param.name}: {seconds:.0f} s, first picture after {first_picture_s(notebook):.0f} s")
-    return notebook
-
-
-def first_picture_s(notebook: nbformat.NotebookNode) -> float:
-    """Seconds from the start of the first cell to the end of the first one that shows a picture."""
-    times = [cell.metadata.execution for cell in notebook.cells if "execution" in cell.metadata]
-    shown = next(cell.metadata.execution for cell in notebook.cells if "<img" in html(cell))
-    begin, end = times[0]["iopub.execute_input"], shown["iopub.status.idle"]
-    return (moment(end) - moment(begin)).total_seconds()
-
-
-def moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return publish.execute(request.param, rehearsal=True)
 
 
 def html(cell: nbformat.NotebookNode) -> str:

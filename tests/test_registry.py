@@ -96,6 +96,14 @@ def test_parameters_are_read_off_the_signature() -> None:
     assert calibrate_experiment.record_type is Rich
 
 
+def test_a_rehearsal_is_as_small_as_can_be_in_what_was_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = probes.reports.check()
+    monkeypatch.setenv(registry.REHEARSAL, "1")
+    small = probes.reports.check()
+    assert all(small[name] == each.least for name, each in probes.reports.parameters.items())
+    assert small != usual and probes.reports.check(**usual) == usual
+
+
 def test_defaults_and_positions() -> None:
     assert calibrate_experiment.check() == {"kind": "fast", "count": 10, "share": 0.5, "on": True, "level": 1}
     assert calibrate_experiment.check("slow", count=1, share=1)["share"] == 1.0
