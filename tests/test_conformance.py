@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests import leftovers
 ROOT = Path(__file__).parent.parent
 EVERY = experiments()
 US = os.getpid()
+AT_ONCE = len(machine.cores()) + 1
 
 each_experiment = pytest.mark.parametrize("experiment", EVERY.values(), ids=list(EVERY))
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets Linux limits")
@@ -30,6 +31,12 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets
 def smallest(experiment: Experiment[..., Any]) -> dict[str, Any]:
     """The quickest run that it allows: the lower bound of every number."""
     return {name: each.least for name, each in experiment.parameters.items()}
+
+
+def chosen(request: pytest.FixtureRequest) -> list[str]:
+    """The experiments that this session tests."""
+    tested = [item.callspec.params.get("experiment") for item in request.session.items if hasattr(item, "callspec")]
+    return list(dict.fromkeys(each.name for each in tested if each is not None))
 
 
 def wrong_values(parameter: Any) -> list[Any]:
@@ -66,14 +73,23 @@ def test_it_says_what_it_is(experiment: Experiment[..., Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, Any]:
-    """One real run of each, as small as it goes, in the sandbox."""
-    return {name: each.run(on_progress=lambda *_: None, **smallest(each)) for name, each in EVERY.items()}
+def runs(request: pytest.FixtureRequest) -> dict[str, Future[Any]]:
+    """One real run of each, as small as it goes, in the sandbox; a few at once, for their figures are not looked at."""
+
+    def run(experiment: Experiment[..., Any]) -> Any:
+        return experiment.run(on_progress=lambda *_: None, **smallest(experiment))
+
+    with ThreadPoolExecutor(
+        AT_ONCE
+    ) as pool:  # left when all are done: tests that look for processes find none of these
+        return {name: pool.submit(run, EVERY[name]) for name in chosen(request)}
 
 
 @each_experiment
-def test_its_record_is_complete_and_survives_json(experiment: Experiment[..., Any], runs: dict[str, Any]) -> None:
-    record = runs[experiment.name]
+def test_its_record_is_complete_and_survives_json(
+    experiment: Experiment[..., Any], runs: dict[str, Future[Any]]
+) -> None:
+    record = runs[experiment.name].result()
     assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
     assert record.headline_name in record.figures()
     assert record.experiment == experiment.name and record.parameters == smallest(experiment)
@@ -137,32 +153,35 @@ def test_an_interrupt_leaves_nothing(experiment: Experiment[..., Any]) -> None:
 
 # On a poor machine: it runs, or says in one line why not
 
-
-def poorly(experiment: Experiment[..., Any], prepare: Any) -> str:
-    """Run it in a process under some limit; what it said on the way out."""
-    values = [f"{name}={value}" for name, value in smallest(experiment).items()]
-    run = subprocess.run(
-        [sys.executable, "-m", "helpers", "run", experiment.name, *values],
-        cwd=ROOT, capture_output=True, text=True, preexec_fn=prepare, timeout=60,
-    )  # fmt: skip
-    assert "Traceback" not in run.stderr
-    assert run.returncode == 0 or len(run.stderr.strip().splitlines()) == 1, run.stderr
-    return run.stdout + run.stderr
+LIMITS = {
+    "64 descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
+    "one core": f"os.sched_setaffinity(0, {{{machine.cores()[0]}}})",
+    "a gibibyte of address space": "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))",
+}
+POOR = "import os, resource, sys; {}; from helpers.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 
-@on_linux
-@each_experiment
-def test_with_64_descriptors(experiment: Experiment[..., Any]) -> None:
-    poorly(experiment, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+@pytest.fixture(scope="module")
+def poor_runs(request: pytest.FixtureRequest) -> dict[tuple[str, str], Future[Any]]:
+    """The smallest run of each under each limit; a few at once, for nothing is measured here."""
 
+    def run(experiment: Experiment[..., Any], limit: str) -> subprocess.CompletedProcess[str]:
+        values = [f"{name}={value}" for name, value in smallest(experiment).items()]
+        command = [sys.executable, "-c", POOR.format(limit), "run", experiment.name, *values]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
 
-@on_linux
-@each_experiment
-def test_with_one_core(experiment: Experiment[..., Any]) -> None:
-    poorly(experiment, lambda: os.sched_setaffinity(0, {machine.cores()[0]}))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return {
+            (name, limit): pool.submit(run, EVERY[name], LIMITS[limit]) for name in chosen(request) for limit in LIMITS
+        }
 
 
 @on_linux
+@pytest.mark.parametrize("limit", LIMITS)
 @each_experiment
-def test_with_a_gibibyte_of_address_space(experiment: Experiment[..., Any]) -> None:
-    poorly(experiment, lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)))
+def test_it_runs_on_a_poor_machine_or_says_why_not(
+    experiment: Experiment[..., Any], limit: str, poor_runs: dict[tuple[str, str], Any]
+) -> None:
+    done = poor_runs[experiment.name, limit].result()
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr
