@@ -818,6 +818,22 @@ def numba() -> str | None:
     return f"this Python {version} has no numba: `python -m pip install numba`, or use the environment of `make lab`"
 
 
+def ctypes() -> str | None:
+    """Was this Python built with ctypes?"""
+    from importlib.util import find_spec
+
+    if _known(lambda: find_spec("_ctypes")):
+        return None
+    return f"this Python {sys.version.split()[0]} was built without ctypes: install libffi's headers and build it again"
+
+
+def free_threaded() -> str | None:
+    """Is there a Python without a GIL on this machine?"""
+    if any(one.free_threaded for one in interpreters()):
+        return None
+    return "no free-threaded Python was found: `uv python install 3.14t`, or `conda install python-freethreading`"
+
+
 def proc_counters() -> str | None:
     """Does the system count a process's context switches?"""
     if "nonvoluntary_ctxt_switches" in _fields("/proc/self/status"):
@@ -825,6 +841,13 @@ def proc_counters() -> str | None:
     if not _linux() and _switches() != (None, None):
         return None
     return f"{_system()} doesn't count this process's context switches: {_on_linux()}"
+
+
+def memory_maps() -> str | None:
+    """Does the system tell a process's memory region by region, and which of its pages are shared?"""
+    if "Pss" in _fields("/proc/self/smaps_rollup") and _exists("/proc/self/smaps"):
+        return None
+    return f"{_system()} doesn't tell which pages of a process are shared: {_on_linux()}"
 
 
 def _on_linux() -> str:

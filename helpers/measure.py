@@ -35,6 +35,8 @@ def __getattr__(name: str) -> object:
     return getattr(noise, name)
 
 
+KIB = 1024  # bytes
+MIB = 1024 * KIB
 INTERACTIVE_NS = 20_000_000  # a batch that is long against the clock and short against a learner's patience
 RESAMPLES = 1000
 CONFIDENCE = 0.95

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,40 @@ FILE = Path(__file__).with_name("reference.json")
 TRIES = 3  # on a busy machine
 DIGITS = 6  # of every number in the file: more is noise, and makes the file twice as large
 
-# What the notebooks draw beside each experiment's defaults
-SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("context_switching.handoff", {"between": "threads"}),
-    ("context_switching.handoff", {"between": "tasks"}),
-    ("context_switching.handoff", {"between": "generators"}),
-    ("context_switching.handoff", {"between": "processes", "same_core": False}),
-    ("context_switching.handoff", {"between": "threads", "same_core": False}),
-    ("context_switching.switch_counts", {"same_core": False}),
-    ("context_switching.working_set_cost", {"touch": "at-random"}),
-    ("context_switching.oversubscription", {"work": "waiting"}),
+# What the notebooks draw beside each experiment's defaults: experiment, and every combination of these values
+SETTINGS: list[tuple[str, dict[str, list[Any]]]] = [
+    ("processes_and_threads.cost_of_one_more", {"of": ["forked", "spawned", "tasks"]}),
+    ("processes_and_threads.cost_of_one_more", {"of": ["threads", "tasks"], "most": [10_000]}),
+    ("processes_and_threads.start_cost", {"touched_mib": [256]}),
+    (
+        "processes_and_threads.message_cost",
+        {"over": ["socket-pair", "queue", "shared-memory", "thread-queue", "variable"]},
+    ),
+    ("concurrency_and_parallelism.speedup", {"work": ["waiting"], "growing": [False, True]}),
+    (
+        "concurrency_and_parallelism.threads_or_processes",
+        {"wait_ms": [0, 1, 4, 16], "work_ms": [1, 4, 16], "cores": [1, 2]},
+    ),
+    ("context_switching.handoff", {"between": ["threads", "tasks", "generators"]}),
+    ("context_switching.handoff", {"between": ["processes", "threads"], "same_core": [False]}),
+    ("context_switching.switch_counts", {"same_core": [False]}),
+    ("context_switching.working_set_cost", {"touch": ["at-random"]}),
+    ("context_switching.oversubscription", {"work": ["waiting"]}),
+    ("the_gil.handoffs", {"interval_ms": [20.0]}),
+    ("the_gil.speedup_by_work", {"work": ["waiting", "sha256", "sha256-small", "zlib", "numpy"]}),
+    ("the_gil.convoy", {"interval_ms": [0.5, 20.0]}),
 ]
 
 
 def record(experiment: str, **parameters: Any) -> Record | None:
     """The reference machine's record of `experiment` whose parameters include these, or None."""
-    for found in _shipped(FILE):
-        if found.experiment == experiment and parameters.items() <= found.parameters.items():
-            return found
-    return None
+    return next(iter(records(experiment, **parameters)), None)
+
+
+def records(experiment: str, **parameters: Any) -> list[Record]:
+    """All of the reference machine's records of `experiment` whose parameters include these."""
+    of_it = [found for found in _shipped(FILE) if found.experiment == experiment]
+    return [found for found in of_it if parameters.items() <= found.parameters.items()]
 
 
 def beside(here: Record) -> Any:
@@ -69,7 +85,7 @@ def make(
     path: str | os.PathLike[str] = FILE,
     *,
     name: str | None = None,
-    settings: Sequence[tuple[str, Mapping[str, Any]]] = SETTINGS,
+    settings: Sequence[tuple[str, Mapping[str, Sequence[Any]]]] = SETTINGS,
 ) -> list[str]:
     """Run every experiment, with its defaults and with `settings`, and write the records to `path`.
 
@@ -92,17 +108,25 @@ def make(
     return words
 
 
-def _runs(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[Experiment[..., Record], dict[str, Any]]]:
+def _runs(
+    settings: Sequence[tuple[str, Mapping[str, Sequence[Any]]]],
+) -> list[tuple[Experiment[..., Record], dict[str, Any]]]:
     """Every experiment with every set of parameters, each once. Raises `ValueError` for a wrong parameter."""
     known = experiments()
     defaults: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in known]
-    asked = defaults + [(name, given) for name, given in settings if name in known]
+    asked = defaults + [(name, given) for name, values in settings if name in known for given in _combined(values)]
     runs: list[tuple[Experiment[..., Record], dict[str, Any]]] = []
     for name, given in asked:
         run = (known[name], known[name].check(**given))
         if run not in runs:
             runs.append(run)
     return runs
+
+
+def _combined(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every combination of the values: {"a": [1, 2], "b": [3]} gives {"a": 1, "b": 3}, then {"a": 2, "b": 3}."""
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
 
 
 def _measured(experiment: Experiment[..., Record], parameters: dict[str, Any], words: list[str]) -> Record:

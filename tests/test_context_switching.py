@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import compiled, machine
+from helpers.contexts import places
 from helpers.experiments import context_switching as module
 from helpers.experiments.context_switching import (
     KIB,
@@ -67,7 +68,7 @@ def test_every_switch_is_counted() -> None:
 
 def test_one_hop_is_one_switch() -> None:
     """Divided by hops, not by round trips: the kernel's own count says which."""
-    cores, placement, _ = module._places(same_core=True)
+    cores, placement, _ = places(same_core=True)
     if placement != "same core":
         pytest.skip("this system cannot pin")
     with module._pair("processes", cores) as pair:
@@ -84,13 +85,13 @@ def test_apart_nobody_is_pushed_off() -> None:
 
 def test_one_core_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: (0,))
-    _, placement, warnings = module._places(same_core=False)
+    _, placement, warnings = places(same_core=False)
     assert placement == "same core" and "only one core" in warnings[0]
 
 
 def test_without_pinning_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "pinning", lambda: "this system pins nothing")
-    cores, placement, warnings = module._places(same_core=True)
+    cores, placement, warnings = places(same_core=True)
     assert cores == (None, None) and placement == "free" and "this system pins nothing" in warnings[0]
 
 

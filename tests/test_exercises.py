@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import sys
 import textwrap
 import threading
 import time
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from helpers.ledger import ledger
@@ -57,6 +60,296 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("swapped", "def cost(a, b, n): return median(y - x for x, y in zip(a, b)) / n"),
         ("other", "def cost(a, b, n): return 21.0"),
         ("other", "def cost(a, b, n): return 'fast'"),
+    ],
+    "01-footprint": [
+        ("three", "def footprint(groups): return 1400"),
+        ("three", "def footprint(groups): return 1400, 800"),
+        ("pages", "SOLUTION.replace('4 * pages', 'pages')"),
+        ("order", "SOLUTION.replace('return rss, pss, uss', 'return uss, pss, rss')"),
+        ("shared-whole", "SOLUTION.replace('return rss, pss', 'return rss, rss')"),
+        (
+            "shared-whole",
+            """
+            def footprint(groups):
+                pages, uss = sum(p for p, _ in groups), sum(4 * p for p, n in groups if n == 1)
+                return 4 * pages, 4 * pages / max((n for _, n in groups), default=1), uss
+        """,
+        ),
+        ("rounded", "SOLUTION.replace('pages / processes', 'pages // processes')"),
+        ("rounded", "SOLUTION.replace('return rss, pss', 'return rss, int(pss)')"),
+        ("not-unique", "SOLUTION.replace('return rss, pss, uss', 'return rss, pss, pss')"),
+        ("not-unique", "SOLUTION.replace(' if processes == 1', ' if processes < 3')"),
+        ("other", "def footprint(groups): return 1, 2, 3"),
+    ],
+    "01-slope": [
+        ("base", "def per_thread(points): return median(kib / n for n, kib in points)"),
+        ("base", "def per_thread(points): return points[-1][1] / points[-1][0]"),
+        ("base", "def per_thread(points): return sum(kib for _, kib in points) / sum(n for n, _ in points)"),
+        (
+            "ends",
+            """
+            def per_thread(points):
+                (n0, kib0), *_, (n, kib) = sorted(points)
+                return (kib - kib0) / (n - n0)
+        """,
+        ),
+        ("neighbours", "SOLUTION.replace('combinations(points, 2)', 'zip(sorted(points), sorted(points)[1:])')"),
+        ("mean", "SOLUTION.replace('median(', '(lambda slopes: sum(s := list(slopes)) / len(s))(')"),
+        (
+            "least-squares",
+            """
+            def per_thread(points):
+                from statistics import linear_regression
+                return linear_regression(*zip(*points)).slope
+        """,
+        ),
+        ("inverted", "SOLUTION.replace('(kib - kib0) / (n - n0)', '(n - n0) / (kib - kib0)')"),
+        ("same-count", "SOLUTION.replace(' if n != n0', '')"),
+        ("other", "def per_thread(points): return 16.5"),
+    ],
+    "01-add-fetched": [
+        ("fetch-once", "SOLUTION.replace('amount = fetch()', 'amount = fetch() and fetch()')"),
+        ("fetch-once", "def add_fetched(counter, lock, fetch): counter.value += 1"),
+        ("no-lock", "def add_fetched(counter, lock, fetch): counter.value += fetch()"),
+        (
+            "no-lock",
+            """
+            def add_fetched(counter, lock, fetch):
+                from threading import Lock
+                amount = fetch()
+                with Lock():
+                    counter.value += amount
+        """,
+        ),
+        (
+            "too-small",
+            """
+            def add_fetched(counter, lock, fetch):
+                total = counter.value + fetch()
+                with lock:
+                    counter.value = total
+        """,
+        ),
+        (
+            "too-small",
+            """
+            def add_fetched(counter, lock, fetch):
+                amount = fetch()
+                with lock:
+                    total = counter.value
+                with lock:
+                    counter.value = total + amount
+        """,
+        ),
+        (
+            "slow-inside",
+            """
+            def add_fetched(counter, lock, fetch):
+                with lock:
+                    counter.value += fetch()
+        """,
+        ),
+        (
+            "release",
+            """
+            def add_fetched(counter, lock, fetch):
+                amount = fetch()
+                lock.acquire()
+                counter.value += amount
+        """,
+        ),
+        (
+            "release",
+            """
+            def add_fetched(counter, lock, fetch):
+                amount = fetch()
+                lock.acquire()
+                counter.value += amount
+                lock.release()
+        """,
+        ),
+        (
+            "release",
+            """
+            def add_fetched(counter, lock, fetch):
+                try:
+                    amount = fetch()
+                    lock.acquire()
+                    counter.value += amount
+                finally:
+                    lock.release()
+        """,
+        ),
+        (
+            "deadlock",
+            """
+            def add_fetched(counter, lock, fetch):
+                amount = fetch()
+                with lock:
+                    lock.acquire()
+                    counter.value += amount
+        """,
+        ),
+        (
+            "other",
+            """
+            def add_fetched(counter, lock, fetch):
+                total = counter.value + fetch()
+                with lock:
+                    counter.value
+                    counter.value = total
+        """,
+        ),
+    ],
+    "01-run-in-child": [
+        ("no-child", "def run_in_child(function): return function()"),
+        ("parent-exit", "SOLUTION.replace('if child == 0', 'if child')"),
+        ("escaped", "SOLUTION.replace('os._exit(0)', 'pass')"),
+        (
+            "escaped",
+            """
+            def run_in_child(function):
+                read_end, write_end = os.pipe()
+                if os.fork() == 0:
+                    os.write(write_end, pickle.dumps(function()))
+                    raise SystemExit
+                os.wait()
+                os.close(write_end)
+                with open(read_end, "rb") as pipe:
+                    return pickle.load(pipe)
+        """,
+        ),
+        (
+            "wait-first",
+            """
+            def run_in_child(function):
+                read_end, write_end = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    os.write(write_end, pickle.dumps(function()))
+                    os._exit(0)
+                os.waitpid(child, 0)
+                os.close(write_end)
+                with open(read_end, "rb") as pipe:
+                    return pickle.load(pipe)
+        """,
+        ),
+        ("own-end", "SOLUTION.replace('    os.close(write_end)', '    pass')"),
+        (
+            "truncated",
+            """
+            def run_in_child(function):
+                read_end, write_end = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    try:
+                        os.write(write_end, pickle.dumps(function()))
+                    finally:
+                        os._exit(0)
+                os.close(write_end)
+                result = pickle.loads(os.read(read_end, 1_000_000))
+                os.close(read_end)
+                os.waitpid(child, 0)
+                return result
+        """,
+        ),
+        ("result", "SOLUTION.replace('return result', 'return str(result)')"),
+        ("result", "SOLUTION.replace('if not delivered', 'if not result')"),
+        ("error", "SOLUTION.replace('if not delivered', 'if False')"),
+        ("error", "SOLUTION.replace('raise RuntimeError(f\"in the child: {result}\")', 'raise ValueError(result)')"),
+        ("error", "SOLUTION.replace('{result}', 'something went wrong')"),
+        ("signal", "SOLUTION.replace('if code < 0', 'if False')"),
+        ("signal", "SOLUTION.replace('signal.Signals(-code).name', '-code')"),
+        ("silent", "SOLUTION.replace('if not answer', 'if False')"),
+        ("zombie", "SOLUTION.replace('os.waitpid(child, 0)[1]', '0')"),
+        ("leak", "SOLUTION.replace('open(read_end, \"rb\")', 'open(read_end, \"rb\", closefd=False)')"),
+    ],
+    "02-two-numbers": [
+        ("swapped", "SOLUTION.replace('in_progress / wall, computing / wall', 'computing / wall, in_progress / wall')"),
+        ("origin", "SOLUTION.replace(' - min(begin for begin, _, _ in tasks)', '')"),
+        ("wall", "SOLUTION.replace('in_progress / wall, computing / wall', '1, computing / in_progress')"),
+        ("wall", "SOLUTION.replace('max(end for _, end, _ in tasks)', 'max(e - b for b, e, _ in tasks) #')"),
+        ("order", "SOLUTION.replace('max(end for _, end, _ in tasks)', 'tasks[-1][1] - tasks[0][0] #')"),
+        ("seconds", "SOLUTION.replace('/ wall', '')"),
+        ("seconds", "SOLUTION.replace('computing / wall', 'computing')"),
+        ("count", "SOLUTION.replace('in_progress / wall', 'len(tasks)')"),
+        ("share", "SOLUTION.replace('computing / wall', 'computing / in_progress')"),
+        ("other", "def two_numbers(tasks): return 2.3"),
+        ("other", "def two_numbers(tasks): return 2.3, 1.2"),
+    ],
+    "02-most-at-once": [
+        ("all", "def most_at_once(intervals): return len(intervals)"),
+        (
+            "mean",
+            """
+            def most_at_once(intervals):
+                wall = max(e for _, e in intervals) - min(b for b, _ in intervals)
+                return sum(e - b for b, e in intervals) / wall
+        """,
+        ),
+        ("touching", "SOLUTION.replace('sorted(edges)', 'sorted(edges, key=lambda edge: (edge[0], -edge[1]))')"),
+        (
+            "neighbours",
+            """
+            def most_at_once(intervals):
+                return max((sum(b < end and begin < e for b, e in intervals) for begin, end in intervals), default=0)
+        """,
+        ),
+        (
+            "unsorted",
+            """
+            import heapq
+            def most_at_once(intervals):
+                leaving, most = [], 0
+                for begin, end in intervals:
+                    while leaving and leaving[0] <= begin: heapq.heappop(leaving)
+                    heapq.heappush(leaving, end)
+                    most = max(most, len(leaving))
+                return most
+        """,
+        ),
+        ("none", "SOLUTION.replace('    now =', '    edges[0]\\n    now =')"),
+        ("none", "SOLUTION.replace('return most', 'return most or 1')"),
+        ("other", "def most_at_once(intervals): return 'many'"),
+    ],
+    "02-serial-fraction": [
+        ("parallel", "SOLUTION.replace('return (1 / ', 'return 1 - (1 / ')"),
+        ("percent", "SOLUTION.replace('return (1 / ', 'return 100 * (1 / ')"),
+        ("efficiency", "def serial_fraction(s, n): return s / n"),
+        ("efficiency", "def serial_fraction(s, n): return 1 - s / n"),
+        ("ceiling", "def serial_fraction(s, n): return 1 / s"),
+        ("gustafson", "def serial_fraction(s, n): return (n - s) / (n - 1)"),
+        ("remainder", "def serial_fraction(s, n): return 1 / s - 1 / n"),
+        ("clamped", "def serial_fraction(s, n): return max(0, (1 / s - 1 / n) / (1 - 1 / n))"),
+        ("clamped", "def serial_fraction(s, n): return min(1, (1 / s - 1 / n) / (1 - 1 / n))"),
+        ("one-worker", "def serial_fraction(s, n): return (1 / s - 1 / n) / (1 - 1 / n)"),
+        ("one-worker", "SOLUTION.replace('None\\n    return', '0.0\\n    return')"),
+        ("other", "def serial_fraction(s, n): return 0.3"),
+    ],
+    "02-few-at-once": [
+        ("not-async", "def cook_all(dishes, places): return ['dish 0'] * len(dishes)"),
+        ("not-awaited", "async def cook_all(dishes, places): return [dish() for dish in dishes]"),
+        ("not-awaited", "async def cook_all(dishes, places): return [asyncio.create_task(dish()) for dish in dishes]"),
+        ("one-by-one", "async def cook_all(dishes, places): return [await dish() for dish in dishes]"),
+        ("unlimited", "async def cook_all(dishes, places): return await asyncio.gather(*(dish() for dish in dishes))"),
+        ("unlimited", "SOLUTION.replace('async with free', 'async with asyncio.Semaphore(places)')"),
+        (
+            "batches",
+            """
+            async def cook_all(dishes, places):
+                done = []
+                for first in range(0, len(dishes), places):
+                    done += await asyncio.gather(*(dish() for dish in dishes[first:first + places]))
+                return done
+        """,
+        ),
+        (
+            "order",
+            "SOLUTION.replace('await asyncio.gather(*(cook(dish) for dish in dishes))', "
+            "'[await done for done in asyncio.as_completed([cook(dish) for dish in dishes])]')",
+        ),
+        ("other", "async def cook_all(dishes, places): return len(dishes)"),
+        ("other", "SOLUTION.replace('in dishes))', 'in dishes[1:]))')"),
     ],
     "03-cost-per-switch": [
         ("round-trip", "def cost_per_switch(r): return median(a - b for a, b in r) / 1000"),
@@ -196,6 +489,231 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
         ("thread-failed", "SOLUTION.replace('os.read(there[0], 1)', 'os.read(there[0])')"),
     ],
+    "04-turns": [
+        ("by-thread", "def turns(by): return [(name, its[0][0], its[-1][1]) for name, its in by.items()]"),
+        ("order", "def turns(by): return [(name, *its) for name, all_its in by.items() for its in all_its]"),
+        ("order", "SOLUTION.replace('return merged', 'return sorted(merged)')"),
+        ("unmerged", "SOLUTION.replace('== thread:', '== thread and begin < merged[-1][2]:')"),
+        ("end", "SOLUTION.replace('begin = merged.pop()[1]', 'continue')"),
+        ("last", "SOLUTION.replace('return merged', 'return merged[:-1]')"),
+        ("other", "SOLUTION.replace('thread, begin, end))', 'thread, begin, end - begin))')"),
+        ("other", "def turns(by): return len(by)"),
+        ("other", "SOLUTION.replace('return merged', 'return merged[1:]')"),
+    ],
+    "04-ceilings": [
+        ("gil", "SOLUTION.replace('if python:', 'if False:')"),
+        ("gil", "def tasks_per_second(w, p, n, threads, cores): return 1000 * threads / (w + p + n)"),
+        ("threads", "SOLUTION.replace('min(ceilings)', 'min(ceilings[1:])')"),
+        ("cores", "SOLUTION.replace('if python + native:', 'if False:')"),
+        ("native", "SOLUTION.replace('1 / python)', '1 / (python + native))')"),
+        ("waiting", "SOLUTION.replace('1 / python)', '1 / (waiting + python + native))')"),
+        ("waiting", "SOLUTION.replace('1 / python)', '1 / (waiting + python))')"),
+        ("highest", "SOLUTION.replace('min', 'max')"),
+        ("milliseconds", "SOLUTION.replace('1000 * ', '')"),
+        ("zero", "SOLUTION.replace('if python:', 'if True:')"),
+        ("zero", "SOLUTION.replace('if python + native:', 'if True:')"),
+        ("other", "SOLUTION.replace('1000 * min', '60_000 * min')"),
+    ],
+    "04-switch-interval": [
+        ("too-late", "SOLUTION.replace('    sys.setswitchinterval(seconds)\\n', '')"),
+        ("not-restored", "SOLUTION.replace('sys.setswitchinterval(before)', 'pass')"),
+        ("default", "SOLUTION.replace('sys.setswitchinterval(before)', 'sys.setswitchinterval(0.005)')"),
+        ("no-finally", "SOLUTION.replace('try:', 'if True:').replace('finally:', 'if True:')"),
+        ("swallowed", "SOLUTION.replace('finally:', 'except Exception:\\n        pass\\n    finally:')"),
+        (
+            "nested",
+            """
+            @contextmanager
+            def switch_interval(seconds):
+                global before
+                before = sys.getswitchinterval()
+                sys.setswitchinterval(seconds)
+                try:
+                    yield
+                finally:
+                    sys.setswitchinterval(before)
+        """,
+        ),
+        ("other", "SOLUTION.replace('(seconds)\\n    try', '(seconds * 2)\\n    try')"),
+        ("other", "def switch_interval(seconds): yield"),
+    ],
+    "04-once": [
+        ("every-time", "def once_per_key(create): return create"),
+        ("every-time", "def once_per_key(create): made = {}; return lambda key: made.setdefault(key, create(key))"),
+        ("falsy", "SOLUTION.replace('if key not in made', 'if not made.get(key)')"),
+        ("shared", "SOLUTION.replace('made, locks = {}', 'made, locks = MADE') + '\\nMADE = {}'"),
+        (
+            "failure",
+            "SOLUTION.replace('made[key] = create(key)', "
+            "'try:\\n                    made[key] = create(key)\\n"
+            "                except Exception:\\n                    made[key] = None')",
+        ),
+        ("no-lock", "SOLUTION.replace('with lock:', 'if True:')"),
+        ("no-lock", "def once_per_key(create): import functools; return functools.cache(create)"),
+        (
+            "checked-outside",
+            """
+            def once_per_key(create):
+                made, lock = {}, Lock()
+                def get(key):
+                    if key not in made:
+                        with lock:
+                            made[key] = create(key)
+                    return made[key]
+                return get
+        """,
+        ),
+        (
+            "one-lock",
+            """
+            def once_per_key(create):
+                made, lock = {}, Lock()
+                def get(key):
+                    with lock:
+                        if key not in made:
+                            made[key] = create(key)
+                        return made[key]
+                return get
+        """,
+        ),
+        ("other", "def once_per_key(create): return 'soup'"),
+        ("other", "SOLUTION.replace('return made[key]', 'return [made[key]]')"),
+    ],
+}
+
+# Right code that isn't written like the solution.
+RIGHT: dict[str, list[str]] = {
+    "01-footprint": [
+        """
+        def footprint(groups):
+            sums = [0, 0.0, 0]
+            for pages, processes in groups:
+                sums[0] += 4 * pages
+                sums[1] += 4 * pages / processes
+                if processes < 2:
+                    sums[2] += 4 * pages
+            return sums
+        """,
+    ],
+    "01-slope": [
+        """
+        def per_thread(points):
+            slopes = []
+            for a in points:
+                for b in points:
+                    if a[0] < b[0]:
+                        slopes.append((b[1] - a[1]) / (b[0] - a[0]))
+            slopes.sort()
+            return (slopes[(len(slopes) - 1) // 2] + slopes[len(slopes) // 2]) / 2
+        """,
+    ],
+    "01-add-fetched": [
+        """
+        def add_fetched(counter, lock, fetch):
+            amount = fetch()
+            while not lock.acquire(timeout=1):
+                pass
+            try:
+                total = counter.value
+                counter.value = total + amount
+            finally:
+                lock.release()
+            return counter.value
+        """,
+    ],
+    "01-run-in-child": [
+        """
+        def run_in_child(function):
+            source, sink = os.pipe()
+            if not (child := os.fork()):
+                code = 1
+                try:
+                    os.write(sink, pickle.dumps(function()))
+                    code = 0
+                except Exception as error:
+                    os.write(sink, str(error).encode())
+                finally:
+                    os._exit(code)
+            os.close(sink)
+            parts = []
+            while part := os.read(source, 4096):
+                parts.append(part)
+            os.close(source)
+            _, status = os.waitpid(child, 0)
+            if os.WIFSIGNALED(status):
+                raise RuntimeError(signal.Signals(os.WTERMSIG(status)).name)
+            if os.WEXITSTATUS(status):
+                raise RuntimeError(b"".join(parts).decode())
+            return pickle.loads(b"".join(parts))
+        """,
+    ],
+    "02-most-at-once": [
+        """
+            def most_at_once(intervals):
+                return max((sum(begin <= now < end for begin, end in intervals) for now, _ in intervals), default=0)
+        """,
+    ],
+    "02-few-at-once": [
+        """
+            async def cook_all(dishes, places):
+                waiting, done = list(enumerate(dishes)), {}
+                async def work():
+                    while waiting:
+                        place, dish = waiting.pop(0)
+                        done[place] = await dish()
+                await asyncio.gather(*(work() for _ in range(places)))
+                return [done[place] for place in range(len(dishes))]
+        """,
+        """
+            async def cook_all(dishes, places):
+                cooking = 0
+                async def cook(dish):
+                    nonlocal cooking
+                    while cooking >= places: await asyncio.sleep(0)
+                    cooking += 1
+                    try: return await dish()
+                    finally: cooking -= 1
+                return await asyncio.gather(*map(cook, dishes))
+        """,
+    ],
+    "04-switch-interval": [
+        """
+            class switch_interval:
+                def __init__(self, seconds): self.seconds = seconds
+                def __enter__(self):
+                    self.before = sys.getswitchinterval()
+                    sys.setswitchinterval(self.seconds)
+                def __exit__(self, *_): sys.setswitchinterval(self.before)
+        """,
+    ],
+    "04-once": [
+        """
+            def once_per_key(create):
+                made, locks = {}, {}
+                def get(key):
+                    if key not in made:
+                        with locks.setdefault(key, Lock()):
+                            if key not in made: made[key] = create(key)
+                    return made[key]
+                return get
+        """,
+        """
+            from concurrent.futures import Future
+            def once_per_key(create):
+                made, guard = {}, Lock()
+                def get(key):
+                    with guard:
+                        mine = key not in made
+                        future = made.setdefault(key, Future())
+                    if mine:
+                        try: future.set_result(create(key))
+                        except Exception as error:
+                            del made[key]
+                            future.set_exception(error)
+                    return future.result()
+                return get
+        """,
+    ],
 }
 
 
@@ -228,6 +746,13 @@ def test_the_solution_passes_every_time_and_is_kept(exercise: content.Exercise) 
         assert outcome.passed, outcome
     assert "✓ Passed." in outcome._repr_html_() and outcome.trouble is None
     assert ledger().answers("exercise") == {exercise.id: True}
+
+
+@pytest.mark.parametrize(("id", "code"), [(id, code) for id, cases in RIGHT.items() for code in cases])
+def test_other_right_code_passes_too(id: str, code: str) -> None:
+    for _ in range(5):
+        outcome = check(id, defined(content.exercise(id), textwrap.dedent(code)))
+        assert outcome.passed, outcome
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
@@ -324,6 +849,47 @@ def test_a_deadlocked_ping_pong_is_ended_and_leaves_nothing_behind() -> None:
     assert threading.active_count() == threads
     assert _open() == pipes
     assert functions == (os.pipe, os.read, os.write, threading.excepthook)
+
+
+def test_a_child_that_never_ends_is_ended_and_leaves_nothing_behind() -> None:
+    exercise = content.exercise("01-run-in-child")
+    endless = exercise.solution.replace("answer = pickle.dumps((True, function()))", "sleep(60)")
+    assert endless != exercise.solution
+    children, pipes, functions = _children(), _open(), (os.pipe, os.fork, os.waitpid, os._exit)
+    outcome = check(exercise.id, defined(exercise, endless), seconds=0.3)
+    assert outcome.mistake == "too-long" and exercise.hints["deadlock"] in outcome.message
+    assert (_children(), _open()) == (children, pipes)
+    assert functions == (os.pipe, os.fork, os.waitpid, os._exit)
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.mark.parametrize("line", ["while True: pass", "while True: await asyncio.sleep(1)", "await asyncio.Future()"])
+def test_a_coroutine_that_never_ends_is_ended(line: str) -> None:
+    threads, pipes = threading.active_count(), _open()
+    code = f"async def cook_all(dishes, places):\n    {line}"
+    outcome = check("02-few-at-once", defined(content.exercise("02-few-at-once"), code), seconds=0.3)
+    assert outcome.mistake == "too-long"
+    assert (threading.active_count(), _open()) == (threads, pipes)
+
+
+def test_a_check_works_beside_a_running_event_loop() -> None:
+    exercise = content.exercise("02-few-at-once")
+
+    async def cell() -> exercises.Outcome:
+        return check(exercise.id, defined(exercise, exercise.solution))
+
+    outcome = asyncio.run(cell())
+    assert outcome.passed, outcome
+
+
+def test_the_switch_interval_is_as_before_after_a_check_whatever_the_code_does() -> None:
+    before = sys.getswitchinterval()
+    exercise = content.exercise("04-switch-interval")
+    check(exercise.id, defined(exercise, exercise.solution.replace("sys.setswitchinterval(before)", "pass")))
+    assert sys.getswitchinterval() == pytest.approx(before)
 
 
 def test_pipes_of_other_threads_are_none_of_the_checks_business() -> None:

@@ -152,6 +152,19 @@ def test_times_read_as_people_write_them(value: float, unit: str, words: str) ->
     assert style.readable(value, unit) == words
 
 
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        (Estimate(11_400, 9_800, 13_000, "µs"), "11.4 ms (9.8 to 13)"),
+        (Estimate(8_192, 8_192, 8_704, "KiB"), "8 MiB (8 to 8.5)"),
+        (Estimate(0, 0, 0.5, "ms"), "0 ms (0 to 0.5)"),
+        (Estimate(2, 1, 3, "x"), "2x (1 to 3)"),
+    ],
+)
+def test_an_estimate_is_stated_in_the_unit_that_fits(figure: Estimate, words: str) -> None:
+    assert style.stated(figure) == words
+
+
 def test_contexts_keep_their_colour_and_shape() -> None:
     assert len(set(style.COLOURS.values())) == len(style.COLOURS) == len(set(style.MARKERS.values()))
 

@@ -25,6 +25,14 @@ LINUX = sys.platform.startswith("linux")
 linux = pytest.mark.skipif(not LINUX, reason="reads Linux's /proc")
 Tree = Callable[..., None]
 MANY = 10**6
+NEEDS = (
+    machine.pinning,
+    machine.two_cores,
+    machine.fork,
+    machine.numba,
+    machine.proc_counters,
+    machine.memory_maps,
+)
 
 MEMINFO = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\nSwapTotal: 0 kB\nHugepagesize: 2048 kB\n"
 MOUNT_V2 = "29 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -499,7 +507,7 @@ def test_garbage_is_never_an_error(files: dict[str, str], soft: int | None) -> N
         assert json.loads(json.dumps(card, allow_nan=False)) == card
         assert all(isinstance(label, str) and text for label, text in machine.describe())
         machine.activity()
-        for need in (machine.pinning, machine.two_cores, machine.fork, machine.numba, machine.proc_counters):
+        for need in NEEDS:
             assert "\n" not in (need() or "")
         with contextlib.suppress(machine.TooSmall):
             machine.fit(100, bytes_each=1, descriptors_each=1, processes_each=1, threads_each=1, ports_each=1)
@@ -586,7 +594,7 @@ def test_a_process_on_one_core() -> None:
 
 
 def test_needs_are_met_or_say_how() -> None:
-    for need in (machine.pinning, machine.two_cores, machine.fork, machine.numba, machine.proc_counters):
+    for need in NEEDS:
         word = need()
         assert word is None or (len(word) > 20 and "\n" not in word)
 
@@ -605,6 +613,13 @@ def test_counters_hidden(tree: Tree) -> None:
     assert "context switches" in (machine.proc_counters() or "")
     tree({"/proc/self/status": "voluntary_ctxt_switches:\t1\nnonvoluntary_ctxt_switches:\t1\n"})
     assert machine.proc_counters() is None
+
+
+def test_maps_hidden(tree: Tree) -> None:
+    tree({"/proc/self/smaps_rollup": "Rss: 4 kB\nPss: 4 kB\n"})
+    assert "shared" in (machine.memory_maps() or "")
+    tree({"/proc/self/smaps_rollup": "Rss: 4 kB\nPss: 4 kB\n", "/proc/self/smaps": ""})
+    assert machine.memory_maps() is None
 
 
 # What fits

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import os
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,11 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from helpers import machine, measure, progress
-from helpers.measure import Estimate, difference, estimate, in_fresh_process, median
+from helpers.contexts import compute, free, pin, places, start_process, start_thread
+from helpers.measure import KIB, MIB, Estimate, difference, estimate, in_fresh_process, median
 from helpers.record import Record
 from helpers.registry import Between, experiment
 
-KIB = 1024
-MIB = 1024 * KIB
 US = 1e-3  # nanoseconds to microseconds
 
 Kind = Literal["processes", "threads", "tasks", "generators"]
@@ -70,7 +68,7 @@ def handoff(
     """
     if between in ("tasks", "generators"):
         return _handoff_without_kernel(between, repeats, rounds)
-    cores, placement, warnings = _places(same_core)
+    cores, placement, warnings = places(same_core)
     kinds = _loops()
     counts = {kind: _round_trips(kind, between, cores) for kind in kinds}
     samples = [
@@ -103,18 +101,6 @@ def _reported(index: int, total: int, run: Callable[[], Any]) -> Any:
     result = in_fresh_process(run)
     progress.report(index + 1, total)
     return result
-
-
-def _places(same_core: bool) -> tuple[tuple[int | None, int | None], str, tuple[str, ...]]:
-    """The cores of the two sides (None: anywhere), in words, and what could not be had."""
-    cores = machine.cores()
-    if (missing := machine.pinning()) is not None:
-        return (None, None), "free", (f"not pinned, so the kernel chose the cores: {missing}",)
-    if same_core:
-        return (cores[0], cores[0]), "same core", ()
-    if len(cores) < 2:
-        return (cores[0], cores[0]), "same core", ("only one core may be used: both sides ran on it",)
-    return (cores[0], cores[1]), "two cores", ()
 
 
 def _loops() -> list[str]:
@@ -283,7 +269,7 @@ def _pair(
     ours_open = (there[1], back[0], orders[1], reports[0], *own)
 
     def other_side() -> None:
-        _pin(cores[1])
+        pin(cores[1])
         side = Side(there[0], back[1], sizes, chase)
         os.write(reports[1], REPORT.pack(0, 0, 0, 0))  # ready
         while order := os.read(orders[0], ORDER.size):
@@ -292,10 +278,10 @@ def _pair(
             side.answer("compiled" if is_compiled else "python", count, which)
             os.write(reports[1], REPORT.pack(*_less(_spent_so_far(), before)))
 
-    start = _start_process if between == "processes" else _start_thread
+    start = start_process if between == "processes" else start_thread
     join = start(other_side, theirs_open, ours_open)
     try:
-        _pin(cores[0])
+        pin(cores[0])
         ours = Side(back[0], there[1], sizes, chase)
         os.read(reports[0], REPORT.size)
         yield Pair(ours, ours.with_ends(*own), orders[1], reports[0])
@@ -303,38 +289,6 @@ def _pair(
         for end in ours_open:
             os.close(end)
         join()
-
-
-def _pin(core: int | None) -> None:
-    if core is not None:
-        machine.pin(core)
-
-
-def _start_process(run: Callable[[], None], its_ends: tuple[int, ...], our_ends: tuple[int, ...]) -> Callable[[], None]:
-    child = os.fork()
-    if child == 0:
-        try:
-            for end in our_ends:
-                os.close(end)
-            run()
-        finally:
-            os._exit(0)
-    for end in its_ends:
-        os.close(end)
-    return lambda: (os.waitpid(child, 0), None)[1]
-
-
-def _start_thread(run: Callable[[], None], its_ends: tuple[int, ...], our_ends: tuple[int, ...]) -> Callable[[], None]:
-    def main() -> None:
-        try:
-            run()
-        finally:
-            for end in its_ends:
-                os.close(end)
-
-    thread = threading.Thread(target=main, daemon=True)
-    thread.start()
-    return thread.join
 
 
 # Handing over without the kernel
@@ -450,7 +404,7 @@ def switch_counts(
     Two processes play ping-pong as in `handoff`; `getrusage` counts both. A switch is voluntary when a process
     blocks, involuntary when it could have gone on: a reader that wakes up may push the writer off the core.
     """
-    cores, placement, warnings = _places(same_core)
+    cores, placement, warnings = places(same_core)
     kind = _loops()[0]
 
     def counted() -> list[float]:
@@ -562,8 +516,8 @@ def _scaled(what: str, reason: str | None) -> tuple[str, ...]:
 
 def _pinned_here() -> tuple[str, tuple[str, ...]]:
     """Keep this process on one core, so that its caches are its own."""
-    (core, _), placement, warnings = _places(same_core=True)
-    _pin(core)
+    (core, _), placement, warnings = places(same_core=True)
+    pin(core)
     return ("one core" if core is not None else placement), warnings
 
 
@@ -727,7 +681,7 @@ def working_set_cost(
     """
     from helpers import compiled
 
-    cores, placement, warnings = _places(same_core=True)
+    cores, placement, warnings = places(same_core=True)
     sizes = (0, *(size for size in _powers(8 * KIB, largest_kib * KIB)))
 
     def samples() -> dict[str, list[float]]:
@@ -840,7 +794,7 @@ def oversubscription(
         p99=tuple(estimate([run.p99 for run in runs[count]], "ms") for count in counts),
         switches=tuple(estimate([run.switches for run in runs[count]], "switches/s") for count in counts),
         against_cores=measure.ratio([run.throughput for run in most_of], [run.throughput for run in one_each]),
-        placement=f"free on {cores} core{'s' if cores > 1 else ''}",
+        placement=free(),
         subtracted="nothing",
         warnings=_scaled("workers", fit.reason),
     )
@@ -869,19 +823,12 @@ def _shuffled(values: tuple[int, ...]) -> list[int]:
     return sample(values, len(values))
 
 
-def _compute(loops: int) -> int:
-    total = 0
-    for number in range(loops):
-        total += number
-    return total
-
-
 def _loops_for(seconds: float) -> int:
-    """How many rounds of `_compute` take that much CPU time on this machine."""
+    """How many rounds of `compute` take that much CPU time on this machine."""
 
     def run(loops: int) -> int:
         start = time.thread_time_ns()
-        _compute(loops)
+        compute(loops)
         return time.thread_time_ns() - start
 
     loops = measure.batch_size(run)
@@ -938,7 +885,7 @@ def _requests(loops: int, wait: float, begin: float, end: float) -> dict[str, An
     while last < end:
         if wait:
             time.sleep(wait)
-        _compute(loops)
+        compute(loops)
         now = time.monotonic()
         latencies.append(now - last)
         in_time += now <= end  # what ends later counts as a latency, not as throughput

@@ -25,8 +25,8 @@ from helpers.measure import Estimate
 from helpers.record import Record
 
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
-COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": GREY}
-MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v"}
+COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": GREY, "interpreters": RED}
+MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v", "interpreters": "P"}
 INK, FAINT, CLAIM, GHOST = "#222222", "#6b6b70", "#d9d9de", "#a5a5ab"
 GUESS = VIOLET
 FOUR = (GREY, PURPLE, ORANGE, BLUE)  # for four things that are not contexts
@@ -269,6 +269,7 @@ def name_line(
 # Numbers and axes as people read them
 
 TIMES = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
+SIZES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("B", 1.0))
 
 
 def duration(nanoseconds: float) -> str:
@@ -289,6 +290,16 @@ def readable(value: float, unit: str) -> str:
     )
 
 
+def stated(figure: Estimate) -> str:
+    """An estimate for a sentence, in the unit that fits: "11.4 ms (9.8 to 13)"."""
+    for family in (dict(TIMES), dict(SIZES)):
+        if figure.unit in family:
+            size = figure.median * family[figure.unit]
+            unit = next((unit for unit, step in family.items() if abs(size) >= step), figure.unit)
+            return str(figure.scaled(family[figure.unit] / family[unit], unit))
+    return str(figure).replace(" x (", "x (")
+
+
 def _digits(value: float) -> str:
     return (
         f"{value:,.0f}"
@@ -301,7 +312,7 @@ def _digits(value: float) -> str:
 
 def bytes_text(size: float) -> str:
     """ "48 KiB", "1 MiB"."""
-    for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, step in SIZES:
         if size >= step:
             return f"{size / step:.3g} {unit}"
     return f"{size:.0f} B"

@@ -54,7 +54,7 @@ class Exercise:
     @property
     def function_name(self) -> str:
         """The function that the learner writes: the first one that the stub defines."""
-        found = re.search(r"^def (\w+)", self.stub, re.MULTILINE)
+        found = re.search(r"^(?:async )?def (\w+)", self.stub, re.MULTILINE)
         return found.group(1) if found else ""
 
 
@@ -250,7 +250,7 @@ def _exercise(item: Fields) -> Exercise:
     made: Exercise = _made(item, Exercise, **head, title=title, task=task, stub=stub, solution=solution, hints=texts)
     if not made.function_name:
         raise item.fail("stub", "defines no function")
-    if not re.search(rf"^def {made.function_name}\(", solution, re.MULTILINE):
+    if not re.search(rf"^(?:async )?def {made.function_name}\(", solution, re.MULTILINE):
         raise item.fail("solution", f"does not define {made.function_name}")
     return made
 
