@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from helpers import reference
-from helpers.figures import context_switching, start_here, style
+from helpers.figures import (
+    concurrency_and_parallelism,
+    context_switching,
+    processes_and_threads,
+    start_here,
+    style,
+    the_gil,
+)
 from helpers.measure import Estimate, Noise, estimate
 from helpers.record import Record
 
@@ -46,7 +53,78 @@ def first() -> Record:
     return shipped("start_here.first_costs")
 
 
+def every(name: str, parameter: str, *values: object, **others: object) -> list[Record]:
+    return [shipped(name, **{parameter: value}, **others) for value in values]
+
+
+def one_more() -> list[Record]:
+    kinds = ("tasks", "threads", "forked", "spawned")
+    return every("processes_and_threads.cost_of_one_more", "of", *kinds, most=1000)
+
+
+def starts() -> list[Record]:
+    return every("processes_and_threads.start_cost", "touched_mib", 0, 256)
+
+
+def messages() -> list[Record]:
+    channels = ("pipe", "socket-pair", "queue", "shared-memory", "thread-queue", "variable")
+    return every("processes_and_threads.message_cost", "over", *channels)
+
+
+def of_01(name: str) -> Record:
+    return shipped(f"processes_and_threads.{name}")
+
+
+def speedups() -> list[Record]:
+    return every("concurrency_and_parallelism.speedup", "work", "waiting", "computing", growing=False)
+
+
+def of_02(name: str, **parameters: object) -> Record:
+    return shipped(f"concurrency_and_parallelism.{name}", **parameters)
+
+
+def by_work() -> list[Record]:
+    kinds = ("pure-python", "waiting", "sha256", "sha256-small", "zlib", "numpy")
+    return every("the_gil.speedup_by_work", "work", *kinds)
+
+
+def convoys() -> list[Record]:
+    return every("the_gil.convoy", "interval_ms", 0.5, 5.0, 20.0)
+
+
+def everywhere() -> Record:
+    return shipped("the_gil.across_interpreters")
+
+
 PICTURES = {
+    "memory map": lambda: processes_and_threads.memory_map(of_01("memory_map"), guess=30, ghost=of_01("memory_map")),
+    "one more": lambda: processes_and_threads.cost_of_one_more(one_more(), guess=1500, ghosts=one_more()),
+    "one more thread": lambda: processes_and_threads.cost_of_one_more(one_more()[1:2]),
+    "starts": lambda: processes_and_threads.start_cost(starts(), guess=100, guess_of="fork", ghost=starts()[0]),
+    "copy-on-write": lambda: processes_and_threads.copy_on_write(
+        of_01("copy_on_write"), guess=10, ghost=of_01("copy_on_write")
+    ),
+    "crash": lambda: processes_and_threads.crash(of_01("crash"), guess=2),
+    "round trips": lambda: processes_and_threads.round_trip(messages(), guess=10, ghosts=messages()),
+    "throughput": lambda: processes_and_threads.throughput(messages(), ghosts=messages()),
+    "lost updates": lambda: processes_and_threads.lost_updates(
+        of_01("lost_updates"), guess=1, ghost=of_01("lost_updates")
+    ),
+    "three dishes": lambda: concurrency_and_parallelism.three_dishes(
+        of_02("three_dishes"), guess=2, ghost=of_02("three_dishes")
+    ),
+    "speed-up": lambda: concurrency_and_parallelism.speedup(speedups(), guess=10, ghosts=speedups()),
+    "growing": lambda: concurrency_and_parallelism.speedup([speedups()[0], of_02("speedup", growing=True)]),
+    "threads or processes": lambda: concurrency_and_parallelism.threads_or_processes(
+        of_02("threads_or_processes", wait_ms=16, work_ms=1, cores=2),
+        grid=reference.records("concurrency_and_parallelism.threads_or_processes"),
+        guess=5,
+    ),
+    "simd": lambda: concurrency_and_parallelism.simd(of_02("simd"), guess=8, ghost=of_02("simd"))[0],
+    "turns": lambda: the_gil.handoffs(every("the_gil.handoffs", "interval_ms", 5.0, 20.0), guess=50),
+    "speed-up by work": lambda: the_gil.speedup_by_work(by_work(), guess=0.5, ghosts=by_work()),
+    "convoy": lambda: the_gil.convoy(convoys(), guess=1, ghosts=convoys()),
+    "interpreters": lambda: the_gil.across_interpreters(everywhere(), guess=1.1, ghost=everywhere())[0],
     "handoff": lambda: context_switching.handoff(handoffs(), guess=5, ghosts=handoffs()),
     "one handoff": lambda: context_switching.handoff(handoffs()[:1], guess=200),
     "switch counts": lambda: context_switching.switch_counts(counts(), guess=90),

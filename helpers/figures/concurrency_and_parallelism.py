@@ -173,6 +173,7 @@ def speedup(
             ax.plot(ghost.workers, medians, color=style.GHOST, lw=6, alpha=0.4, zorder=1)
     for record, (colour, marker) in zip(records, LINES, strict=False):
         _law(ax, record, colour, marker)
+    _ceilings(ax, records)
     for cores in {record.cores for record in records if record.work == "computing"}:
         style.mark_x(ax, cores, f"{cores} cores" if cores > 1 else "one core")
     first = records[0]
@@ -199,7 +200,7 @@ def speedup(
 
 
 def _law(ax: Axes, record: Speedup, colour: str, marker: str) -> None:
-    """One record: its dots with intervals, the fitted curve (dotted where the fit has not looked), and its ceiling."""
+    """One record: its dots with intervals, and the fitted curve (dotted where the fit has not looked)."""
     law = amdahl if record.law == "Amdahl" else gustafson
     serial = record.fitted.median / 100
     most = record.workers[-1]
@@ -218,10 +219,19 @@ def _law(ax: Axes, record: Speedup, colour: str, marker: str) -> None:
                 elinewidth=4, markersize=10, markeredgecolor=style.INK, markeredgewidth=0.8, zorder=4)  # fmt: skip
     words = f"{_workload(record)}\n{record.law}: {100 * serial:.0f} % serial"
     style.name_line(ax, most, record.speedup[-1].median, words, colour, dx=12)
-    if record.law == "Amdahl" and 0 < serial < 1:
-        ax.plot([1, most], [1 / serial] * 2, color=colour, lw=1.3, ls="--", zorder=1)
-        ax.annotate(f"ceiling 1 / {serial:.2g} = {1 / serial:.3g}", (1, 1 / serial), xytext=(4, 4),
-                    textcoords="offset points", fontsize=11, color=colour)  # fmt: skip
+
+
+def _ceilings(ax: Axes, records: Sequence[Speedup]) -> None:
+    """What no number of workers gets beyond, by Amdahl; two points are too few to tell. The highest is named above."""
+    shares = {
+        record.fitted.median / 100: (record, colour)
+        for record, (colour, _) in zip(records, LINES, strict=False)
+        if record.law == "Amdahl" and record.fitted_to > 2 and 0 < record.fitted.median < 100
+    }
+    for place, (serial, (record, colour)) in enumerate(sorted(shares.items())):
+        ax.plot([1, record.workers[-1]], [1 / serial] * 2, color=colour, lw=1.3, ls="--", zorder=1)
+        ax.annotate(f"ceiling 1 / {serial:.2g} = {1 / serial:.3g}", (1, 1 / serial), xytext=(4, -4 if place else 4),
+                    textcoords="offset points", va="top" if place else "bottom", fontsize=11, color=colour)  # fmt: skip
 
 
 def _workload(record: Speedup) -> str:
