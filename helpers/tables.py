@@ -25,7 +25,7 @@ def html_table(
 
 
 def _row(cells: Sequence[str], note: str) -> str:
-    first, *others = map(escape, cells)
+    first, *others = (escape(cell).replace("_", "_<wbr>") for cell in cells)  # a long name may break there
     title = f' title="{escape(note)}"' if note else ""
     header = f'<th scope="row" style="{CELL}; font-weight: normal"{title}>{first}</th>'
     return f"<tr>{header}" + "".join(f'<td style="{CELL}">{cell}</td>' for cell in others) + "</tr>"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
-from helpers import publish
+from helpers import claims, publish
 from helpers.ledger import Ledger
 from tests.lab import CHROMIUM, DARK, LIGHT, Lab, Notebook, await_, browser
 
@@ -86,6 +86,12 @@ def test_every_other_notebook_runs_and_is_readable(lab: Lab, chromium: Browser, 
 def test_run_all(notebook: Notebook) -> None:
     assert_runs_through(notebook)
     assert notebook.page.locator(".jp-OutputArea-output figure img").count() >= 8
+
+
+def test_the_notebooks_that_ran_have_settled_their_claims(lab: Lab, notebook: Notebook) -> None:
+    ran = {name[:2] for name in OTHERS} | {"03"}
+    rows = claims.settle(Ledger(lab.ledger))
+    assert [row.claim.id for row in rows if row.claim.notebook in ran and row.verdict is None] == []
 
 
 def status(knob: Locator) -> Locator:
