@@ -249,7 +249,20 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
     """Claim, article, here, verdict, in words."""
     if row.verdict is None:
         return (row.claim.claim, row.claim.said, "–", f"run notebook {row.claim.notebook}")
-    return (row.claim.claim, row.claim.said, str(row.here) if row.here else "–", str(row.verdict))
+    return (row.claim.claim, row.claim.said, _in_words(row) if row.here else "–", str(row.verdict))
+
+
+def _in_words(row: Row) -> str:
+    """What was measured, in a unit that fits; of an effect, in how many trials it was seen."""
+    assert row.here is not None
+    if row.claim.rule == "yes":
+        return f"in {row.here.median:.0%} of {len(row.here.samples)} trials"
+    for units in (("s", "ms", "µs", "ns"), ("GB", "MB", "KB", "B")):
+        for unit in units:
+            fitting = in_unit(row.here, unit) if row.here.unit in units else None
+            if fitting and fitting.median >= 1:
+                return str(fitting)
+    return str(row.here)
 
 
 def table(rows: Sequence[Row]) -> str:

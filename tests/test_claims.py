@@ -41,7 +41,7 @@ CURRICULUM = {
     "event loop at 10,000 connections": ["event-loop-memory", "event-loop-latency"],
     "event loop": ["event-loop-connections"],
     "CPU work on the loop": ["event-loop-blocking"],
-    "threads in Python": ["python-threads-cpu", "python-threads-io"],
+    "threads in Python": ["python-threads-cpu", "python-threads-io", "python-multiprocessing-only"],
     "goroutine": ["goroutine-memory", "goroutine-count"],
     "virtual threads": ["virtual-thread-count"],
     "Node.js": ["node-connections", "libuv-pool"],

@@ -108,7 +108,10 @@ def test_what_did_not_show_is_said() -> None:
 
 
 def test_two_threads_wait_as_one() -> None:
-    record = seen(lambda: speedup_by_work.here("waiting", repeats=5), lambda record: record.threads.median > 1.7)
+    record = seen(
+        lambda: speedup_by_work.here("waiting", repeats=5),
+        lambda record: min(record.threads.median, record.processes.median) > 1.7,
+    )
     assert record.threads.median > 1.7 and record.processes.median > 1.7
 
 
@@ -421,7 +424,7 @@ def test_the_pictures_hold_together(axes: Axes) -> None:
 
 def test_what_the_gil_hid_is_told() -> None:
     caption = style.caption(figures.across_interpreters(FULL)[0])
-    assert "0 % are lost with the GIL" in caption and "40 % without" in caption
+    assert "0 % were lost with the GIL" in caption and "40 % without" in caption
     assert "2.3 times" in caption.replace("2.30", "2.3")
 
 

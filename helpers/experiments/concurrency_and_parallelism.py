@@ -604,6 +604,8 @@ def threads_or_processes(
     gil = _has_gil()
     at_once = {"one after another": (1, 1), "asyncio": (WORKERS, 1), "processes": (WORKERS, len(used))}
     at_once["threads"] = (WORKERS, 1 if gil else len(used))
+    task_ms = measure.median(alone) * MS / (WORKERS * each)
+    waited_ms = max(wait_ms, task_ms - work_ms)  # sleeps last longer than they were asked to
     return ThreadsOrProcesses(
         wait_ms=wait_ms,
         work_ms=work_ms,
@@ -614,7 +616,7 @@ def threads_or_processes(
         executions=tuple(conditions),
         throughput=tuple(estimate([WORKERS * each / (ns / 1e9) for ns in taken[name]], "tasks/s") for name in taken),
         speedup=tuple(measure.ratio(alone, taken[name]) for name in taken),
-        limits=tuple(limit(wait_ms, work_ms, *at_once[name]) for name in taken),
+        limits=tuple(limit(waited_ms, work_ms, *at_once[name]) for name in taken),
         processes_over_threads=measure.ratio(taken["threads"], taken["processes"]),
         placement=f"on {len(used)} core{'s' if len(used) > 1 else ''}" if is_pinned else "free",
         subtracted="nothing: workers were started before the clock",

@@ -258,7 +258,7 @@ class SpeedupByWork(Record):
 
 @experiment(
     seconds=3,
-    claims=["python-threads-cpu", "python-threads-io"],
+    claims=["python-threads-cpu", "python-threads-io", "python-multiprocessing-only"],
     needs=[machine.fork],
     wants=[machine.two_cores],
 )

@@ -83,9 +83,10 @@ def _contrast(record: ThreeDishes) -> str:
     by_name = {each.name: each for each in record.executions}
     one, several = by_name["threads on one core"], by_name["processes on all cores"]
     threads = by_name["threads on all cores"]
+    without = ": concurrency without parallelism" if one.most_at_work == 1 else ""
     words = (
-        f"Threads on one core have {one.in_progress.median:.1f} of them in progress at once and never more than "
-        f"{one.most_at_work} being chopped: concurrency without parallelism. "
+        f"Threads on one core have {one.in_progress.median:.1f} of them in progress at once, and in the run drawn "
+        f"never more than {one.most_at_work} being chopped{without}. "
         f"Processes chop two or more at once for {several.overlap.median:.0f} % of the chopping"
     )
     return f"{words}, threads on all cores for {threads.overlap.median:.0f} %."
@@ -140,7 +141,7 @@ def _kitchen_axes(ax: Axes, end: float, right: float, executions: Sequence[Execu
     keys: list[Any] = [
         Patch(facecolor=style.FAINT, label="chopping (computes)"),
         Patch(facecolor="white", edgecolor=style.FAINT, hatch="/////", label="simmering (waits)"),
-        Line2D([], [], color=style.FAINT, lw=1.6, label="waiting for a cook"),
+        Line2D([], [], color=style.FAINT, lw=1.6, label="ready, but nobody chops"),
     ]
     ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1.03), ncols=3, frameon=False, fontsize=12,
               borderaxespad=0, borderpad=0, columnspacing=1.4)  # fmt: skip
@@ -187,7 +188,7 @@ def speedup(
     ax.set_xlim(0.93, most * 2.9)
     ax.set_ylim(lowest / 1.15, highest * 1.25)
     ax.set_xlabel("workers (log scale)", loc="left")
-    ax.set_ylabel("times faster than one (log scale)")
+    ax.set_ylabel("times as fast as one (log scale)")
     ax.set_title("What more workers bring")
     style.ghost_note(ax, next((ghost.reference for ghost in ghosts if ghost), None), "lines")
     ends = {f"{_workload(record)} with {record.workers[-1]} workers": record.speedup[-1] for record in records}
@@ -217,7 +218,9 @@ def _law(ax: Axes, record: Speedup, colour: str, marker: str) -> None:
     above = [each.high - each.median for each in record.speedup]
     ax.errorbar(record.workers, [each.median for each in record.speedup], yerr=[below, above], fmt=marker, color=colour,
                 elinewidth=4, markersize=10, markeredgecolor=style.INK, markeredgewidth=0.8, zorder=4)  # fmt: skip
-    words = f"{_workload(record)}\n{record.law}: {100 * serial:.0f} % serial"
+    low, high = record.fitted.low, record.fitted.high
+    share = f"{100 * serial:.0f} %" if high - low < 10 else f"{low:.0f} to {high:.0f} %"
+    words = f"{_workload(record)}\n{record.law}: {share} serial"
     style.name_line(ax, most, record.speedup[-1].median, words, colour, dx=12)
 
 
@@ -230,7 +233,7 @@ def _ceilings(ax: Axes, records: Sequence[Speedup]) -> None:
     }
     for place, (serial, (record, colour)) in enumerate(sorted(shares.items())):
         ax.plot([1, record.workers[-1]], [1 / serial] * 2, color=colour, lw=1.3, ls="--", zorder=1)
-        ax.annotate(f"ceiling 1 / {serial:.2g} = {1 / serial:.3g}", (1, 1 / serial), xytext=(4, -4 if place else 4),
+        ax.annotate(f"ceiling 1/s = {1 / serial:.2g}", (1, 1 / serial), xytext=(4, -4 if place else 4),
                     textcoords="offset points", va="top" if place else "bottom", fontsize=11, color=colour)  # fmt: skip
 
 
@@ -241,9 +244,10 @@ def _workload(record: Speedup) -> str:
 def _law_words(record: Speedup) -> str:
     share, most = record.fitted, record.speedup[-1]
     return (
-        f"{_workload(record).capitalize()}: {100 * record.serial:.0f} % of it was made serial, and {record.law}'s law "
-        f"fitted up to {record.fitted_to} workers gives {share.median:.1f} % ({share.low:.1f} to {share.high:.1f}); "
-        f"{record.workers[-1]} workers are {most.median:.2f} times as fast as one.{_slowdown_words(record)}"
+        f"{_workload(record).capitalize()}: {100 * record.serial:.0f} % made serial, {share.median:.1f} % "
+        f"({share.low:.1f} to {share.high:.1f}) found by {record.law}'s law up to {record.fitted_to} workers; "
+        f"{record.workers[-1]} workers get {most.median:.2f} times as much done per second as one."
+        f"{_slowdown_words(record)}"
     )
 
 
@@ -254,8 +258,8 @@ def _slowdown_words(record: Speedup) -> str:
         return ""
     slower = record.slowdown[record.workers.index(record.fitted_to)]
     return (
-        f" With {record.fitted_to} workers a part takes {slower.median:.2f} times the CPU time that it takes alone; "
-        f"that taken off, the serial share is {share.median:.1f} % ({share.low:.1f} to {share.high:.1f})."
+        f" Busy cores slow each other down, here {slower.median:.2f} times; without that it would be "
+        f"{share.median:.1f} % ({share.low:.1f} to {share.high:.1f})."
     )
 
 
@@ -294,13 +298,13 @@ def threads_or_processes(
     ax.set_ylim(-0.6, len(rows) - 0.35)
     ax.set_yticks(list(rows), list(record.executions))
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("times faster than one after another ( | : limit)")
+    ax.set_xlabel("times as fast as one after another ( | : limit)")
     ax.set_title(f"Wait {record.wait_ms} ms, compute {record.work_ms} ms, on {_cores(record.cores)}")
     style.ghost_note(ax, ghost.reference if ghost else None)
     return style.tell(
         ax,
         [record],
-        alt=f"A mark for each execution, times faster than one after another: {style.sentence(by_name)}.",
+        alt=f"A mark for each execution, times as fast as one after another: {style.sentence(by_name)}.",
         caption=f"Tasks that wait {record.wait_ms} ms and compute {record.work_ms} ms, {record.workers} at once on "
         f"{_cores(record.cores)}: threads do {by_name['threads'].median:.2f} times the work of one after another, "
         f"processes {by_name['processes'].median:.2f} times. {_verdict(record)} {_why(record)}{_whose(cells)}",
@@ -315,9 +319,10 @@ def who_wins(records: Sequence[ThreadsOrProcesses], *, current: ThreadsOrProcess
     for ax, cores in zip(axes, counts, strict=True):
         _map(ax, [record for record in records if record.cores == cores], current)
     winners = [_winner(record)[0] for record in records]
+    close = sum(winner not in COLOURS for winner in winners)
     words = (
         f"Of {len(records)} mixtures of waiting and computing, processes win in {winners.count('processes')}, threads "
-        f"in {winners.count('threads')}, and {winners.count('even')} are too close to call. "
+        f"in {winners.count('threads')}, and {close} are too close to call. "
         f"{_extreme(max(records, key=lambda each: each.processes_over_threads.median))}"
     )
     style.tell(axes[0], records, alt=f"Maps of who wins. {words}", caption=words)
@@ -350,8 +355,8 @@ def _map(ax: Axes, records: Sequence[ThreadsOrProcesses], current: ThreadsOrProc
         winner, factor = _winner(record)
         colour = COLOURS.get(winner, style.CLAIM)
         ax.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=colour, lw=0,
-                               alpha=min(1.0, 0.25 + 0.4 * log2(factor)) if winner != "even" else 0.6))  # fmt: skip
-        words = "even" if winner == "even" else f"{winner}\n{factor:.2g}x"
+                               alpha=min(1.0, 0.25 + 0.4 * log2(factor)) if winner in COLOURS else 0.6))  # fmt: skip
+        words = f"{winner}\n{factor:.2g}x" if winner in COLOURS else winner
         ax.text(x, y, words, ha="center", va="center", fontsize=12)
         if current is not None and _point(record) == _point(current):
             ax.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fill=False, edgecolor=style.INK, lw=3, zorder=5))
@@ -366,19 +371,21 @@ def _map(ax: Axes, records: Sequence[ThreadsOrProcesses], current: ThreadsOrProc
 
 
 def _winner(record: ThreadsOrProcesses) -> tuple[str, float]:
-    """Who does more, and by which factor; "even" where the interval or a twentieth cannot tell."""
+    """Who does more, and by which factor; "even" where they are within a tenth, "unclear" where this run can't tell."""
     figure = record.processes_over_threads
     if figure.low > 1 and figure.median >= 1.05:
         return "processes", figure.median
     if figure.high < 1 and figure.median <= 1 / 1.05:
         return "threads", 1 / figure.median
-    return "even", 1.0
+    return ("even" if figure.low >= 1 / 1.1 and figure.high <= 1.1 else "unclear"), 1.0
 
 
 def _verdict(record: ThreadsOrProcesses) -> str:
     winner, factor = _winner(record)
     if winner == "even":
-        return "Between the two this run sees no difference worth the name."
+        return "Between the two there is no difference worth the name."
+    if winner == "unclear":
+        return "Which of the two does more this run cannot tell."
     return f"{winner.capitalize()} win by a factor of {factor:.2f}."
 
 
@@ -386,9 +393,10 @@ def _why(record: ThreadsOrProcesses) -> str:
     """Which limit threads run into."""
     best = dict(zip(record.executions, record.limits, strict=True))["threads"]
     if best == record.workers:
-        return f"At most {record.workers} can wait at once, so that is the most to be had."
-    reason = "one core's worth of computing, because of the GIL" if record.gil else "what the cores can compute"
-    return f"Threads cannot pass {best:.3g}: {reason}."
+        return f"There are {record.workers} workers, so no more than that is to be had."
+    if record.gil:
+        return f"One core's worth of computing, all that the GIL allows, would be {best:.2g} times."
+    return f"All that the cores can compute would be {best:.2g} times."
 
 
 def _cores(count: int) -> str:
@@ -438,7 +446,7 @@ def simd(record: Simd, *, guess: float | None = None, ghost: Simd | None = None)
     left.grid(visible=False)
     left.set_xlabel("one register (bits)")
     left.set_title("Numbers in one register" if record.register_bits else "No vectors found")
-    right.set_xlabel("times faster than one by one ( | : all lanes)")
+    right.set_xlabel("times as fast as one by one ( | : all lanes)")
     right.set_title("One thread, many additions")
     style.ghost_note(right, ghost.reference if ghost else None)
     by_width = {f"{bits} bits": each for bits, each in zip(record.bits, record.faster, strict=True)}

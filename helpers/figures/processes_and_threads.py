@@ -94,11 +94,12 @@ def _further(first: Household, last: Household) -> str:
     reserved = {group: last.groups[group].virtual - first.groups[group].virtual for group in ("stacks", "heap")}
     rooms = last.groups["stacks"].resident - first.groups["stacks"].resident
     words = (
-        f"{more} more thread{'s' if more > 1 else ''} added {bytes_text(rooms)} of stacks in memory, and "
-        f"{bytes_text(reserved['stacks'])} of address space for them."
+        f"{more} more thread{'s' if more > 1 else ''} added {bytes_text(rooms)} of stacks in memory, with "
+        f"{bytes_text(reserved['stacks'])} of address space reserved for them."
     )
     if reserved["heap"] > reserved["stacks"]:
-        words += f" Another {bytes_text(reserved['heap'])} are reserved for heaps of their own, and hardly touched."
+        heap = last.groups["heap"].resident - first.groups["heap"].resident
+        words += f" The heap grew by {bytes_text(heap)}, for which {bytes_text(reserved['heap'])} were reserved."
     return words
 
 
@@ -535,8 +536,8 @@ def round_trip(
         records,
         alt=f"Round-trip time against size, logarithmic, a line per channel. {bytes_text(first.sizes[0])}: "
         f"{style.sentence(smallest)}. {bytes_text(first.sizes[-1])}: {style.sentence(largest)}.",
-        caption=f"There and back, {_where(records)}. {bytes_text(first.sizes[0])}: {style.sentence(smallest)}. "
-        f"{bytes_text(first.sizes[-1])}: {style.sentence(largest)}.{_flat(records)}",
+        caption=f"There and back, {_where(records)}. {bytes_text(first.sizes[0])}: {_ends(smallest)}. "
+        f"{bytes_text(first.sizes[-1])}: {_ends(largest)}.{_flat(records)}",
     )
 
 
@@ -570,9 +571,16 @@ def throughput(
         ax,
         records,
         alt=f"Throughput against size, logarithmic, a line per channel. {size}: {style.sentence(ends)}.{none}",
-        caption=f"{size} messages, {_where(records)}: {style.sentence(ends)}. The most that each reached at any size: "
-        f"{style.sentence(best)}.{_overtakes(records)}{none}",
+        caption=f"One way, {_where(records)}. {size} messages: {_ends(ends)}. The best at any size: {_ends(best)}."
+        f"{_overtakes(records)}{none}",
     )
+
+
+def _ends(figures: dict[str, Estimate]) -> str:
+    """The least and the most of some figures; the picture and its alternative text have the others."""
+    names = sorted(figures, key=lambda name: figures[name].median)
+    chosen = [names[0], names[-1]] if len(names) > 1 else names
+    return " to ".join(f"{readable(figures[name].median, figures[name].unit)} ({name})" for name in chosen)
 
 
 def _overtakes(records: Sequence[MessageCost]) -> str:
@@ -679,7 +687,7 @@ def lost_updates(
         ax.barh(row, kept, height=0.56, color=COLOURS["threads"], edgecolor=style.INK, lw=1.2, zorder=1.5)
         if any(lost.samples):
             ax.plot([100 - lost.high, 100 - lost.low], [row, row], color=style.INK, lw=4, zorder=5)
-        ax.annotate(f"{kept:.0f} counted" if any(lost.samples) else "all 100 counted", (2, row), va="center",
+        ax.annotate(f"{kept:.0f} of 100 counted" if any(lost.samples) else "all 100 counted", (2, row), va="center",
                     fontsize=13, fontweight="bold", zorder=6)  # fmt: skip
         ax.annotate(_lost_words(lost), (104, row), va="center", fontsize=13, annotation_clip=False,
                     color=style.RED if any(lost.samples) else style.INK)  # fmt: skip
@@ -703,7 +711,16 @@ def lost_updates(
         alt=f"Bars of counted and lost updates. Lost: {style.sentence(record.lost)}.",
         caption=f"{python}: lost in one line {_share(record.lost['one line'])}, in steps "
         f"{_share(record.lost['in steps'])}, under the lock none. The lock adds {record.lock} to an update while "
-        f"nobody else wants it.",
+        f"nobody else wants it.{_contended(record)}",
+    )
+
+
+def _contended(record: LostUpdates) -> str:
+    """What waiting for the lock costs beside taking it."""
+    alone, shared = record.update["own lock"], record.update["shared lock"]
+    return (
+        f" While {record.threads} threads share it, an update takes {readable(shared.median, shared.unit)} instead of "
+        f"{readable(alone.median, alone.unit)}."
     )
 
 

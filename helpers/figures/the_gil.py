@@ -151,7 +151,8 @@ def speedup_by_work(
         ax,
         records,
         alt=f"Two dots per kind of work, threads and processes, on an axis of speed-ups: {words}.",
-        caption=f"With {workers} workers: {words}. Bars are 95 % intervals, grey what the article says of threads."
+        caption=f"What {workers} threads (squares) and {workers} processes (dots) do in the time of one, with 95 % "
+        f"intervals. Grey is what we take the article's words on threads to allow; it gives no figures."
         + _let_go(records),
     )
 
@@ -255,11 +256,13 @@ def convoy(
     ax.set_ylabel("until the message is seen (log scale)")
     ax.set_title("One thread computes, another waits for messages" if records[0].threads == 1 else "The convoy")
     words = " ".join(_late_in_words(record) for record in records)
+    usual = min(records, key=lambda record: abs(record.interval_ms - 5))
     return style.tell(
         ax,
         records,
         alt=f"Latency against switch interval, both logarithmic, alone and beside computing threads. {words}",
-        caption=f"{words} Marks are the typical message with its 95 % interval, dashes the slowest of a run.",
+        caption=f"{_late_in_words(usual)} Marks are the typical message with its 95 % interval, dashes the slowest of "
+        f"a run.",
     )
 
 
@@ -283,7 +286,7 @@ def _columns(ax: Axes, xs: Sequence[float], figures: Sequence[Estimate], colour:
 
 def _late_in_words(record: Convoy) -> str:
     times = record.beside.median / record.idle.median
-    end = f": {float(f'{times:.2g}'):,.0f} times as much" if record.beside.low > record.idle.high else ""
+    end = f": {float(f'{times:.2g}'):,.0f} times as late" if record.beside.low > record.idle.high else ""
     return (
         f"At {record.interval_ms:g} ms a message is seen after {readable(record.idle.median, 'ms')} alone and "
         f"{readable(record.beside.median, 'ms')} beside a computing thread{end}."
@@ -311,8 +314,8 @@ def across_interpreters(
         _mark(apart, one.subinterpreters, y, style.RED, "P", pale)
         price, twin = source.price(one), source.twin(one)
         _mark(alone, one.step, y, style.BLUE, "o", pale, f" ({price.median:.1f}x)" if price else "")
-        _mark(lost, one.lost_in_steps, y, style.PURPLE, "v", pale, " in steps" if first else "", below=True)
-        _mark(lost, one.lost_in_one_line, y, style.PURPLE, "^", pale, " in one line" if first else "")
+        _mark(lost, one.lost_in_steps, y - 0.12, style.PURPLE, "v", pale, " in steps" if first else "", below=True)
+        _mark(lost, one.lost_in_one_line, y + 0.12, style.PURPLE, "^", pale, " in one line" if first else "")
         if price and twin:
             _guess_below(alone, guess, y - 0.3, 1.4 * slowest / twin.step.median, scale=twin.step.median)
     titles = ("Two threads", "Subinterpreters", "One thread", "Lost updates")
@@ -335,7 +338,8 @@ def across_interpreters(
         threads,
         [record],
         alt=f"A table of dots, a row per Python: {words}.",
-        caption=f"Two workers that compute in pure Python against one, and a single thread: {words}.{_lost(rows)}"
+        caption=f"Under this Python two threads do {readable(record.interpreters[0].threads.median, 'x')} the pure Python of one."
+        f"{_worth(rows)}{_lost(rows)}"
         f"{_built([one for one, _ in rows])}{_borrowed(rows, record, ghost)}",
     )
     return axes
@@ -391,13 +395,26 @@ def _can(one: Interpreter, source: AcrossInterpreters) -> str:
     return f"{one.name} {'with' if one.gil else 'without'} the GIL {gained}{alone}"
 
 
+def _worth(rows: Sequence[Row]) -> str:
+    """What two threads gain without the GIL against one thread with it."""
+    words = ""
+    for one, source in rows:
+        if price := source.price(one):
+            words += (
+                f" {one.name}: one thread takes {price.median:.2f} times ({price.low:.2f} to {price.high:.2f}) as long "
+                f"as with the GIL, so two threads, {one.threads.median:.2f} times as fast, do "
+                f"{one.threads.median / price.median:.2f} times the work of one with the GIL."
+            )
+    return words
+
+
 def _lost(rows: Sequence[Row]) -> str:
     """What the GIL hid."""
     held = max((one.lost_in_one_line.median for one, _ in rows if one.gil), default=None)
     free = max((one.lost_in_one_line.median for one, _ in rows if not one.gil), default=None)
     if held is None or free is None or free <= held:
         return ""
-    return f" Of updates in one line {held:.0f} % are lost with the GIL, and {free:.0f} % without."
+    return f" Of updates in one line {held:.0f} % were lost with the GIL, and {free:.0f} % without."
 
 
 def _borrowed(rows: Sequence[Row], record: AcrossInterpreters, ghost: AcrossInterpreters | None) -> str:
@@ -409,4 +426,6 @@ def _borrowed(rows: Sequence[Row], record: AcrossInterpreters, ghost: AcrossInte
 def _built(rows: Sequence[Interpreter]) -> str:
     """Times of one thread compare versions only where all were built alike."""
     plain = [one.name for one in rows if one.optimised is False]
+    if len(plain) == len(rows):
+        return " All of these builds are unoptimised, slower than most people's."
     return f" Built without optimisation, so slower than most: {', '.join(plain)}." if plain else ""
