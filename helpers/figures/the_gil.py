@@ -334,12 +334,12 @@ def across_interpreters(
     alone.set_xlim(0, 1.5 * slowest)
     lost.set_xlim(-3, max(30, 1.3 * max(max(one.lost_in_steps.high, one.lost_in_one_line.high) for one, _ in rows)))
     words = "; ".join(_can(one, source) for one, source in rows)
+    ours = readable(record.interpreters[0].threads.median, "x")
     style.tell(
         threads,
         [record],
         alt=f"A table of dots, a row per Python: {words}.",
-        caption=f"Under this Python two threads do {readable(record.interpreters[0].threads.median, 'x')} the pure Python of one."
-        f"{_worth(rows)}{_lost(rows)}"
+        caption=f"Under this Python two threads do {ours} the pure Python of one.{_worth(rows)}{_lost(rows)}"
         f"{_built([one for one, _ in rows])}{_borrowed(rows, record, ghost)}",
     )
     return axes
