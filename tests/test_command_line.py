@@ -28,7 +28,8 @@ def test_list_is_as_the_design_fixes_it(capsys: pytest.CaptureFixture[str]) -> N
     rows = json.loads(out)
     assert status == 0 and [row["name"] for row in rows] == list(experiments())
     assert all(set(row) == {"name", "seconds", "claims", "needs", "parameters"} for row in rows)
-    assert rows[0]["parameters"]["between"]["allowed"] == "one of processes, threads, tasks, generators"
+    handoff = next(row for row in rows if row["name"] == "context_switching.handoff")
+    assert handoff["parameters"]["between"]["allowed"] == "one of processes, threads, tasks, generators"
 
 
 def test_list_for_people(capsys: pytest.CaptureFixture[str]) -> None:
