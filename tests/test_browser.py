@@ -48,9 +48,10 @@ def notebook(lab: Lab, chromium: Browser) -> Iterator[Notebook]:
     opened.page.close()
 
 
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    return Path(os.environ.get("HELPERS_SCREENSHOTS", tmp_path))
+def photograph(notebook: Notebook, name: str) -> None:
+    """Pictures of the notebook from top to bottom, for whoever wants to look at them."""
+    if folder := os.environ.get("HELPERS_SCREENSHOTS"):
+        assert notebook.photograph(Path(folder), name)
 
 
 def assert_runs_through(notebook: Notebook) -> None:
@@ -70,13 +71,13 @@ OTHERS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb")) if not pa
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_other_notebook_runs_and_is_readable(lab: Lab, chromium: Browser, screenshots: Path, name: str) -> None:
+def test_every_other_notebook_runs_and_is_readable(lab: Lab, chromium: Browser, name: str) -> None:
     opened = Notebook(lab, chromium.new_page(viewport=WIDE), name)
     opened.run_all(200)
     assert_runs_through(opened)
     for theme in (DARK, LIGHT):
         opened.theme(theme)
-        assert opened.photograph(screenshots, f"{name[:2]}-{theme.split()[-1].lower()}")
+        photograph(opened, f"{name[:2]}-{theme.split()[-1].lower()}")
         assert faint_texts(opened) == []
     opened.page.set_viewport_size(NARROW)
     assert cut_off(opened) == []
@@ -160,11 +161,11 @@ def usual_size(notebook: Notebook) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_size")
-def test_a_cell_is_stopped_by_the_button_beside_its_bar(notebook: Notebook, screenshots: Path) -> None:
+def test_a_cell_is_stopped_by_the_button_beside_its_bar(notebook: Notebook) -> None:
     notebook.start("memory_ladder()")
     cell = notebook.cell("memory_ladder()")
     expect(cell.locator("progress")).to_be_visible(timeout=READ_S)
-    notebook.page.screenshot(path=screenshots / "03-bar.png")
+    photograph(notebook, "03-bar")
     cell.get_by_role("button", name="■ Stop").press("Enter")
     assert_stopped(notebook, "memory_ladder()")
 
@@ -242,16 +243,16 @@ def cut_off(notebook: Notebook) -> list[str]:
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_texts_are_readable_in_both_themes(notebook: Notebook, theme: str, screenshots: Path) -> None:
+def test_texts_are_readable_in_both_themes(notebook: Notebook, theme: str) -> None:
     notebook.theme(theme)
     shade = theme.split()[-1].lower()
-    assert notebook.photograph(screenshots, f"03-{shade}")
+    photograph(notebook, f"03-{shade}")
     assert faint_texts(notebook) == []
 
 
-def test_nothing_is_cut_off_on_a_small_screen(notebook: Notebook, screenshots: Path) -> None:
+def test_nothing_is_cut_off_on_a_small_screen(notebook: Notebook) -> None:
     notebook.page.set_viewport_size(NARROW)
-    assert notebook.photograph(screenshots, "03-narrow")
+    photograph(notebook, "03-narrow")
     assert cut_off(notebook) == []
     notebook.page.set_viewport_size(WIDE)
 

@@ -154,8 +154,8 @@ def test_an_interrupt_leaves_nothing(experiment: Experiment[..., Any]) -> None:
 # On a poor machine: it runs, or says in one line why not
 
 LIMITS = {
-    "64 descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
-    "one core": f"os.sched_setaffinity(0, {{{machine.cores()[0]}}})",
+    "64 descriptors and one core": "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+    f"os.sched_setaffinity(0, {{{machine.cores()[0]}}})",
     "a gibibyte of address space": "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))",
 }
 POOR = "import os, resource, sys; {}; from helpers.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -40,7 +40,7 @@ def test_the_core_under_the_newest_python(tmp_path: Path) -> None:
         if done.returncode:
             pytest.skip(f"install: pytest for Python {python.version}: {done.stderr.strip().splitlines()[-1]}")
     files = [f"tests/test_{name}.py" for name in CORE]
-    options = ["-q", "-p", "no:cacheprovider", "--no-header"]
+    options = ["-q", "-p", "no:cacheprovider", "--no-header", "-k", "not covers_the_truth"]  # sums, and long ones
     run = subprocess.run([str(own), "-m", "pytest", *options, *files], cwd=ROOT, capture_output=True, text=True)
     print(f"\nPython {python.version}: {run.stdout.strip().splitlines()[-1]}")
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
