@@ -471,4 +471,4 @@ def _simd_words(record: Simd) -> str:
     if not record.register_bits:
         return words
     name, lanes = record.instructions[place], record.register_bits // 32
-    return words + (f" One `{name}` adds {lanes} of them; loads and stores take their time, too." if name else "")
+    return words + (f" One {name} adds {lanes} of them; loads and stores take their time, too." if name else "")
