@@ -1,0 +1,1 @@
+"""Programs worth reading: what servers are made of, each small enough for one screen."""
