@@ -17,7 +17,7 @@ lab: ## open the notebooks in JupyterLab (ARGS=--no-browser)
 
 test: ## run the whole test suite (ARGS='-k name')
 	@.ci/setup test
-	$(PY) -m pytest $(ARGS)
+	.ci/test $(ARGS)
 
 notebooks: ## execute all notebooks, in place
 	@.ci/setup run

@@ -13,6 +13,7 @@ from helpers.machine import TooSmall
 from helpers.record import Record
 from helpers.registry import Experiment, Unavailable, experiments, find
 from helpers.sandbox import ChildTraceback, SandboxError
+from helpers.testbed.program import NotStarted
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,7 +39,7 @@ def _failed(error: Exception) -> int:
         return _complain(f"{type(error).__name__}: {words} (`--here` shows where)", FAILED)
     if isinstance(error, ValueError):
         return _complain(str(error), WRONG_USE)
-    if isinstance(error, (SandboxError, Unavailable, TooSmall)):
+    if isinstance(error, (SandboxError, Unavailable, TooSmall, NotStarted)):
         return _complain(str(error), FAILED)
     raise error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from helpers import machine
 from helpers.registry import Experiment, experiments
 from helpers.tables import html_table, text_table
+from helpers.testbed import postgres
 
 HEADINGS = ("Experiment", "Seconds", "Here", "What would change that")
 
@@ -48,7 +49,12 @@ def html() -> str:
 
 def card() -> str:
     """The machine's card as a table for a notebook."""
-    return html_table("This machine", ("What", "Here"), machine.describe())
+    return html_table("This machine", ("What", "Here"), _here())
+
+
+def _here() -> list[tuple[str, str]]:
+    """The machine's card, and the database that experiments use."""
+    return [*machine.describe(), ("PostgreSQL", postgres.which())]
 
 
 def text() -> str:
@@ -59,7 +65,7 @@ def text() -> str:
     ]
     tools = [(each.name, each.version or "not found") for each in machine.toolchains()]
     parts = [
-        ("This machine", text_table(("What", "Here"), machine.describe())),
+        ("This machine", text_table(("What", "Here"), _here())),
         ("Interpreters", text_table(("Version", "GIL", "Found by", "Path"), pythons)),
         ("Toolchains", text_table(("Tool", "Version"), tools)),
         ("Experiments", text_table(HEADINGS, [row.cells() for row in rows()])),

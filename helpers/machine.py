@@ -850,6 +850,13 @@ def memory_maps() -> str | None:
     return f"{_system()} doesn't tell which pages of a process are shared: {_on_linux()}"
 
 
+def tcp_states() -> str | None:
+    """Does the system list its TCP connections with their states, and say what memory it takes itself?"""
+    if _exists("/proc/net/tcp") and "Slab" in _fields("/proc/meminfo"):
+        return None
+    return f"{_system()} doesn't list its TCP connections and its own memory: {_on_linux()}"
+
+
 def _on_linux() -> str:
     if _linux():
         return "start without the sandbox that hides them"

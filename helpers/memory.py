@@ -104,6 +104,15 @@ def kernel_stacks() -> int | None:
         return None
 
 
+def slab() -> int | None:
+    """Bytes of the kernel's own small objects, the whole machine's: sockets, inodes, open files. None: as above."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return _fields(file.read()).get("Slab")
+    except OSError:
+        return None
+
+
 # Piece by piece
 
 

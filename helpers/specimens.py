@@ -247,3 +247,71 @@ def _inherited(
         touch(data, done, upto)
         _answer(between - start, now() - between)
         done = upto
+
+
+# Connections. Told any number, listen: answer with the port. From then on, told a number, accept until there are so
+# many; answer how many there are.
+
+
+def connections_as_sockets() -> None:
+    """A socket object for each, and nothing else."""
+    held: list[Any] = []
+    _accepting(held.append)
+
+
+def connections_as_threads() -> None:
+    """A thread for each, which waits for its first byte. A bare one, as in `threads`."""
+    import _thread
+
+    _accepting(lambda connection: _thread.start_new_thread(connection.recv, (1,)))
+
+
+def connections_as_streams() -> None:
+    """An asyncio task for each, which waits for the first bytes of its stream."""
+    import asyncio
+
+    held: list[asyncio.StreamWriter] = []
+
+    async def idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        await reader.read()
+
+    async def crowd() -> None:
+        orders = _orders()
+        next(orders)
+        server = await asyncio.start_server(idle, "127.0.0.1", 0, backlog=BACKLOG)
+        _answer(server.sockets[0].getsockname()[1])
+        loop = asyncio.get_running_loop()
+        while (count := await loop.run_in_executor(None, next, orders, 0)) > 0:
+            deadline = loop.time() + ACCEPTING_S
+            while len(held) < count and loop.time() < deadline:
+                await asyncio.sleep(0.001)
+            _answer(len(held))
+        os._exit(0)
+
+    asyncio.run(crowd())
+
+
+BACKLOG = 1024
+ACCEPTING_S = 5.0  # for those that have connected already
+
+
+def _accepting(hold: Callable[[Any], object]) -> None:
+    import socket
+
+    orders = _orders()
+    next(orders)
+    server = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    server.settimeout(ACCEPTING_S)
+    _answer(server.getsockname()[1])
+    there = 0
+    for count in orders:
+        try:
+            while there < count:
+                connection = server.accept()[0]
+                connection.settimeout(None)
+                hold(connection)
+                there += 1
+        except (OSError, RuntimeError):  # the system allows no more
+            pass
+        _answer(there)

@@ -371,8 +371,16 @@ def _end_children(worker: int) -> None:
             return  # none left
         if done == 0:
             for child in _processes(_is_child):
+                _disown_shared_memory(child)
                 _kill(os.kill, child)
             time.sleep(0.002)
+
+
+def _disown_shared_memory(process: int) -> None:
+    """It bears no name of ours to find it by later."""
+    from helpers import shared_memory  # a few milliseconds, where a child is left at all
+
+    shared_memory.disown((process,))
 
 
 def _end_strays(scratch: str) -> None:
@@ -386,6 +394,7 @@ def _end_strays(scratch: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while (strays := _processes(is_stray)) and time.monotonic() < deadline:
         for stray in strays:
+            _disown_shared_memory(stray)
             _kill(os.kill, stray)
         time.sleep(0.002)
 

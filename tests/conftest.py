@@ -19,6 +19,28 @@ for _name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "
     os.environ[_name] = str(Path(_home.name) / _name.lower())
 
 
+QUIET = {  # files that compare measurements: `.ci/test` runs them one at a time
+    "test_concurrency_and_parallelism.py",
+    "test_connection_pooling.py",
+    "test_connections.py",
+    "test_context_switching.py",
+    "test_load.py",
+    "test_processes_and_threads.py",
+    "test_slow_network.py",
+    "test_the_gil.py",
+    "test_timeline.py",
+    "test_tiny_pool.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the files that need quiet."""
+    for item in items:
+        if item.path.name in QUIET:
+            item.add_marker(pytest.mark.quiet)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

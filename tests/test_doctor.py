@@ -9,6 +9,7 @@ from helpers import doctor, machine, reference, registry, sandbox
 from helpers.experiments.context_switching import handoff, memory_ladder
 from helpers.registry import Unavailable
 from helpers.tables import html_table, text_table
+from helpers.testbed import postgres
 
 
 def row(name: str) -> doctor.Row:
@@ -62,6 +63,17 @@ def test_the_text_names_everything() -> None:
     assert not complaints.getvalue()
     for words in ("This machine", "Interpreters", "Toolchains", "Experiments", "context_switching.handoff", "Cores"):
         assert words in text
+
+
+def test_it_says_which_database_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(postgres.VARIABLE, "postgresql://me:secret@db/db")
+    assert "the server that HELPERS_POSTGRES names" in doctor.card().replace("<wbr>", "")
+    assert "secret" not in doctor.text() and "HELPERS_POSTGRES" in doctor.text()
+    monkeypatch.delenv(postgres.VARIABLE)
+    if postgres.installations():
+        assert str(postgres.installations()[0]) in doctor.card()
+    monkeypatch.setattr(postgres, "_folders", lambda: iter(()))
+    assert "no PostgreSQL was found" in doctor.card()
 
 
 def test_tables_escape_what_they_are_given() -> None:

@@ -579,6 +579,413 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("other", "def once_per_key(create): return 'soup'"),
         ("other", "SOLUTION.replace('return made[key]', 'return [made[key]]')"),
     ],
+    "05-page": [
+        ("set-up", "SOLUTION.replace('set_up = 2 if tls else 1', 'set_up = 1 if tls else 0')"),
+        ("set-up", "SOLUTION.replace('in_a_row * (set_up + 1)', 'in_a_row * set_up')"),
+        ("closed", "SOLUTION.replace('in_a_row * (set_up + 1)', 'in_a_row + set_up')"),
+        ("kept", "SOLUTION.replace('set_up + in_a_row', 'in_a_row * (set_up + 1)')"),
+        ("multiplexed", "SOLUTION.replace('return set_up + 1', 'return set_up + requests')"),
+        ("multiplexed", "SOLUTION.replace('return set_up + 1', 'return set_up + in_a_row')"),
+        ("one-by-one", "SOLUTION.replace('requests / connections', 'requests')"),
+        ("round-up", "SOLUTION.replace('math.ceil(requests / connections)', 'requests // connections')"),
+        ("round-up", "SOLUTION.replace('math.ceil(requests / connections)', 'requests / connections')"),
+        ("round-up", "SOLUTION.replace('math.ceil(requests / connections)', 'requests // connections + 1')"),
+        ("added-up", "SOLUTION.replace('set_up + in_a_row', 'connections * set_up + in_a_row')"),
+        ("no-tls", "SOLUTION.replace('2 if tls else 1', '1')"),
+        ("tls-once", "SOLUTION.replace('in_a_row * (set_up + 1)', 'in_a_row * 2 + tls')"),
+        ("old-tls", "SOLUTION.replace('2 if tls', '3 if tls')"),
+        ("other", "def round_trips(protocol, requests, connections, tls): return 'many'"),
+        ("other", "SOLUTION.replace('return in_a_row', 'return 7 * in_a_row')"),
+    ],
+    "05-farthest": [
+        ("remainder", "SOLUTION.replace('(budget - remainder) / k', 'budget / k')"),
+        ("origin", "def farthest(points, budget): return budget / (sum(y / x for x, y in points) / len(points))"),
+        ("origin", "def farthest(p, budget): return budget * sum(x for x, _ in p) / sum(y for _, y in p)"),
+        (
+            "origin",
+            """
+            def farthest(points, budget):
+                return budget / linear_regression(*zip(*points), proportional=True).slope
+        """,
+        ),
+        *(
+            (
+                "ends",
+                f"""
+            def farthest(points, budget):
+                (x0, y0), *_, (x1, y1) = {points}
+                return x0 + (budget - y0) * (x1 - x0) / (y1 - y0)
+        """,
+            )
+            for points in ("points", "sorted(points)")
+        ),
+        (
+            "swapped",
+            """
+            def farthest(points, budget):
+                slope, intercept = linear_regression([y for _, y in points], [x for x, _ in points])
+                return slope * budget + intercept
+        """,
+        ),
+        ("forwards", "SOLUTION.replace('(budget - remainder) / k', 'k * budget + remainder')"),
+        ("measured", "def farthest(points, budget): return max(x for x, y in points if y <= budget)"),
+        ("measured", "SOLUTION.replace('budget < remainder', 'budget > max(points)[1]')"),
+        ("nowhere", "SOLUTION.replace('budget < remainder', 'False')"),
+        ("nowhere", "SOLUTION.replace('return None', 'return 0')"),
+        ("other", "SOLUTION.replace('remainder) / k', 'remainder) / k / 2')"),
+        ("other", "def farthest(points, budget): return 'here'"),
+    ],
+    "05-message": [
+        ("length", "SOLUTION.replace('length - 4', 'length')"),
+        ("length", "SOLUTION.replace('length - 4', 'length - 5')"),
+        ("byte-order", "SOLUTION.replace('!I', '<I')"),
+        (
+            "too-much",
+            """
+            def read_message(sock):
+                data = sock.recv(4096)
+                (length,) = struct.unpack("!I", data[1:5])
+                return data[:1], data[5:length + 1]
+        """,
+        ),
+        (
+            "pieces",
+            """
+            def read_message(sock):
+                kind = sock.recv(1)
+                (length,) = struct.unpack("!I", sock.recv(4))
+                return kind, sock.recv(length - 4)
+        """,
+        ),
+        (
+            "pieces",
+            """
+            def read_message(sock):
+                kind = sock.recv(1)
+                length = int.from_bytes(sock.recv(4), "big")
+                return kind, read_exactly(sock, length - 4)
+
+            def read_exactly(sock, size):
+                read = b""
+                while len(read) < size: read += sock.recv(size - len(read))
+                return read
+        """,
+        ),
+        (
+            "nothing",
+            """
+            def read_message(sock):
+                kind = sock.recv(1)
+                (length,) = struct.unpack("!I", read_exactly(sock, 4))
+                return kind, read_exactly(sock, length - 4)
+
+            def read_exactly(sock, size):
+                read = b""
+                while True:
+                    piece = sock.recv(size - len(read))
+                    if not piece: raise EOFError
+                    read += piece
+                    if len(read) == size: return read
+        """,
+        ),
+        ("end", "SOLUTION.replace('return None', 'raise EOFError')"),
+        ("end", "SOLUTION.replace('return None', 'return b\"\", b\"\"')"),
+        ("cut-off", "SOLUTION.replace('raise EOFError', 'return read  # ')"),
+        ("cut-off", "SOLUTION.replace('raise EOFError', 'raise ValueError')"),
+        ("forever", "SOLUTION.replace('if not piece', 'if False')"),
+        ("other", "SOLUTION.replace('return kind,', 'return kind.decode(),')"),
+        ("other", "SOLUTION.replace('return kind,', 'return')"),
+        ("other", "SOLUTION.replace('length - 4', 'length - 6')"),
+        ("other", "SOLUTION.replace('length - 4', 'length % 256 - 4')"),
+    ],
+    "05-frame": [
+        ("first-byte", "SOLUTION.replace('x81', 'x01')"),
+        ("first-byte", "SOLUTION.replace('x81', 'x82')"),
+        ("first-byte", "SOLUTION.replace('b\"\\\\x81\" + ', '')"),
+        ("mask-bit", "SOLUTION.replace('0x80 | ', '')"),
+        ("no-key", "SOLUTION.replace('+ key ', '')"),
+        ("not-masked", "SOLUTION.replace('+ masked', '+ data')"),
+        ("not-masked", "SOLUTION.replace('+ key + masked', '+ data')"),
+        ("one-byte-key", "SOLUTION.replace('key[place % 4]', 'key[0]')"),
+        ("characters", "SOLUTION.replace('len(data)', 'len(text)')"),
+        ("long", "SOLUTION.replace('len(data) <= 125', 'True')"),
+        ("long", "SOLUTION.replace('len(data) <= 65_535', 'True')"),
+        ("byte-order", "SOLUTION.replace('!BH', '<BH')"),
+        ("byte-order", "SOLUTION.replace('!BQ', '<BQ')"),
+        ("boundary", "SOLUTION.replace('<= 125', '< 125')"),
+        ("boundary", "SOLUTION.replace('<= 125', '<= 126')"),
+        ("boundary", "SOLUTION.replace('<= 65_535', '< 65_535')"),
+        ("boundary", "SOLUTION.replace('<= 65_535', '<= 65_536')"),
+        ("other", "def frame(text, key): return text"),
+        ("other", "SOLUTION.replace('+ key + masked', '+ masked + key')"),
+        ("other", "SOLUTION.replace('place % 4', 'place % 3')"),
+    ],
+    "08-size-by-law": [
+        ("milliseconds", "SOLUTION.replace(' / 1000', '')"),
+        ("in-use", "SOLUTION.replace('in_use / utilisation', 'in_use')"),
+        ("multiplied", "SOLUTION.replace('in_use / utilisation', 'in_use * utilisation')"),
+        ("headroom", "SOLUTION.replace('in_use / utilisation', 'in_use * (2 - utilisation)')"),
+        ("down", "SOLUTION.replace('math.ceil', 'int')"),
+        ("down", "SOLUTION.replace('math.ceil', 'round')"),
+        ("unrounded", "SOLUTION.replace('math.ceil', '')"),
+        ("one-more", "SOLUTION.replace('math.ceil(in_use / utilisation)', 'int(in_use / utilisation) + 1')"),
+        ("inverted", "SOLUTION.replace('* hold_ms / 1000', '/ hold_ms')"),
+        ("other", "def pool_size(rate, hold_ms, utilisation): return 7"),
+        ("other", "def pool_size(rate, hold_ms, utilisation): return 'ten'"),
+    ],
+    "08-fleet": [
+        ("instances", "SOLUTION.replace('sum(instances * each for', 'sum(each for').replace('min(each, ', '(')"),
+        (
+            "per-service",
+            """
+            def pool_sizes(services, max_connections, reserve):
+                there = max_connections - reserve
+                wanted = sum(instances * each for instances, each in services.values())
+                return {name: n * each * there // wanted for name, (n, each) in services.items()}
+        """,
+        ),
+        ("reserve", "SOLUTION.replace('max_connections - reserve', 'max_connections')"),
+        (
+            "over",
+            "def pool_sizes(services, limit, reserve): return {name: each for name, (_, each) in services.items()}",
+        ),
+        ("over", "SOLUTION.replace('each * there // wanted', 'round(each * there / wanted)')"),
+        ("over", "SOLUTION.replace('each * there // wanted', '-(each * there // -wanted)')"),
+        ("more-than-wished", "SOLUTION.replace('min(each, each * there // wanted)', 'each * there // wanted')"),
+        (
+            "equal",
+            """
+            def pool_sizes(services, max_connections, reserve):
+                share = (max_connections - reserve) // sum(instances for instances, _ in services.values())
+                return {name: min(each, share) for name, (_, each) in services.items()}
+        """,
+        ),
+        (
+            "equal",
+            """
+            def pool_sizes(services, max_connections, reserve):
+                share = (max_connections - reserve) // len(services)
+                return {name: share // instances for name, (instances, _) in services.items()}
+        """,
+        ),
+        ("wasteful", "SOLUTION.replace('min(each,', 'min(each * 9 // 10,')"),
+        ("none", "SOLUTION.replace('if any(size < 1 for size in sizes.values())', 'if False')"),
+        ("none", "SOLUTION.replace('min(each, each * there // wanted)', 'max(1, min(each, each * there // wanted))')"),
+        ("refused", "SOLUTION.replace('if any(size < 1 for size in sizes.values())', 'if wanted > there')"),
+        ("other", "def pool_sizes(services, max_connections, reserve): return 10"),
+        ("other", "SOLUTION.replace('each * there // wanted', 'each * there / wanted')"),
+        ("other", "SOLUTION.replace('each * there // wanted', 'each * there // wanted - 1')"),
+    ],
+    "08-borrowed": [
+        (
+            "leak",
+            """
+            @contextmanager
+            def borrowed(pool):
+                yield pool.get()
+        """,
+        ),
+        ("no-finally", "SOLUTION.replace('try:', 'if True:').replace('finally:', 'if True:')"),
+        ("swallowed", "SOLUTION.replace('finally:', 'except Exception:\\n        pass\\n    finally:')"),
+        ("dirty", "SOLUTION.replace('            connection.rollback()\\n', '')"),
+        (
+            "dirty",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                try:
+                    yield connection
+                except Exception:
+                    connection.rollback()
+                    raise
+                finally:
+                    pool.put(connection)
+        """,
+        ),
+        (
+            "too-late",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                try:
+                    yield connection
+                finally:
+                    pool.drop(connection) if connection.broken else pool.put(connection)
+                    connection.rollback()
+        """,
+        ),
+        (
+            "broken",
+            "SOLUTION.replace('if connection.broken:\\n            pool.drop(connection)\\n        else:', 'if True:')"
+            ".replace('connection.rollback()', 'connection.broken or connection.rollback()')",
+        ),
+        ("not-dropped", "SOLUTION.replace('pool.drop(connection)', 'pass')"),
+        (
+            "hidden",
+            "SOLUTION.replace('if connection.broken:', 'connection.rollback()\\n        if connection.broken:')",
+        ),
+        (
+            "hidden",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                broken = connection.broken
+                try:
+                    yield connection
+                finally:
+                    if broken:
+                        pool.drop(connection)
+                    else:
+                        connection.rollback()
+                        pool.put(connection)
+        """,
+        ),
+        (
+            "dropped",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                try:
+                    yield connection
+                except Exception:
+                    pool.drop(connection)
+                    raise
+                else:
+                    connection.rollback()
+                    pool.put(connection)
+        """,
+        ),
+        (
+            "twice",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                try:
+                    yield connection
+                    connection.rollback()
+                    pool.put(connection)
+                finally:
+                    if connection.broken:
+                        pool.drop(connection)
+                    else:
+                        connection.rollback()
+                        pool.put(connection)
+        """,
+        ),
+        (
+            "nothing-taken",
+            "SOLUTION.replace('    connection = pool.get()\\n    try:\\n', "
+            "'    try:\\n        connection = pool.get()\\n')",
+        ),
+        (
+            "nothing-taken",
+            "SOLUTION.replace('pool.get()', 'getattr(pool, \"connection\") if pool.empty else pool.get()')",
+        ),
+        ("other", "def borrowed(pool): return pool.get()"),
+        ("other", "SOLUTION.replace('yield connection', 'yield pool')"),
+        ("other", "SOLUTION.replace('    try:', '    connection.rollback()\\n    try:')"),
+    ],
+    "08-pool": [
+        (
+            "eager",
+            """
+            def make_pool(connect, size):
+                idle, changed = [connect() for _ in range(size)], Condition()
+                def get(timeout):
+                    with changed:
+                        if not changed.wait_for(lambda: idle, timeout): raise TimeoutError
+                        return idle.pop()
+                def put(connection):
+                    with changed:
+                        idle.append(connection)
+                        changed.notify()
+                return get, put
+        """,
+        ),
+        ("reuse", "SOLUTION.replace('if idle:', 'if idle and not places:')"),
+        (
+            "too-many",
+            "SOLUTION.replace('            places -= 1', '').replace('return connect()', "
+            "'connection = connect()\\n            places -= 1\\n            return connection')",
+        ),
+        (
+            "no-limit",
+            """
+            def make_pool(connect, size):
+                idle = []
+                def get(timeout): return idle.pop() if idle else connect()
+                return get, idle.append
+        """,
+        ),
+        ("no-timeout", "SOLUTION.replace('places, timeout)', 'places)')"),
+        (
+            "too-soon",
+            "SOLUTION.replace('not changed.wait_for(lambda: idle or places, timeout)', 'not (idle or places)')",
+        ),
+        ("wrong-error", "SOLUTION.replace('raise TimeoutError', 'return None #')"),
+        ("wrong-error", "SOLUTION.replace('raise TimeoutError', 'raise LookupError')"),
+        (
+            "asleep",
+            "SOLUTION.replace('idle.append(connection)\\n            changed.notify()', 'idle.append(connection)')",
+        ),
+        (
+            "asleep",
+            "SOLUTION.replace('changed.notify()\\n\\n    return', 'idle[1:] and changed.notify()\\n\\n    return')",
+        ),
+        (
+            "deadlock",
+            "SOLUTION.replace('if not changed.wait_for(lambda: idle or places, timeout)', "
+            "'end = time() + timeout\\n            while not (idle or places) and time() < end: sleep(0.01)\\n"
+            "            if not (idle or places)')"
+            ".replace('def make', 'from time import sleep, monotonic as time\\ndef make')",
+        ),
+        (
+            "woken-in-vain",
+            "SOLUTION.replace('if not changed.wait_for(lambda: idle or places, timeout)', "
+            "'if not (idle or places) and not changed.wait(timeout)')",
+        ),
+        (
+            "woken-in-vain",
+            "SOLUTION.replace('if not changed.wait_for(lambda: idle or places, timeout)', "
+            "'if not (idle or places): changed.wait(timeout)\\n            if not (idle or places)')",
+        ),
+        (
+            "restarted",
+            "SOLUTION.replace('if not changed.wait_for(lambda: idle or places, timeout)', "
+            "'while not (idle or places):\\n              if not changed.wait(timeout)')",
+        ),
+        ("failure", "SOLUTION.replace('places += 1', 'pass')"),
+        ("failure", "SOLUTION.replace('places += 1\\n                changed.notify()', 'places += 1')"),
+        ("failure", "SOLUTION.replace('            raise\\n', '            return None\\n')"),
+        (
+            "under-lock",
+            """
+            def make_pool(connect, size):
+                idle, opened, changed = [], 0, Condition()
+                def get(timeout):
+                    nonlocal opened
+                    with changed:
+                        if not changed.wait_for(lambda: idle or opened < size, timeout): raise TimeoutError
+                        if idle: return idle.pop()
+                        connection = connect()
+                        opened += 1
+                        return connection
+                def put(connection):
+                    with changed:
+                        idle.append(connection)
+                        changed.notify()
+                return get, put
+        """,
+        ),
+        ("other", "def make_pool(connect, size): return connect"),
+        ("other", "def make_pool(connect, size): return connect(), size"),
+        ("other", "SOLUTION.replace('return connect()', 'return [connect()]')"),
+    ],
 }
 
 # Right code that isn't written like the solution.
@@ -712,6 +1119,187 @@ RIGHT: dict[str, list[str]] = {
                             future.set_exception(error)
                     return future.result()
                 return get
+        """,
+    ],
+    "05-page": [
+        """
+        def round_trips(protocol, requests, connections, tls):
+            opening, longest = [1, 2][tls], -(-requests // connections)
+            ways = {"HTTP/1.0": longest * opening + longest, "HTTP/1.1": opening + longest}
+            return ways.get(protocol, opening + 1)
+        """,
+    ],
+    "05-farthest": [
+        """
+        def farthest(points, budget):
+            x, y = (sum(values) / len(points) for values in zip(*points))
+            k = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
+            place = x + (budget - y) / k
+            return place if place >= 0 else None
+        """,
+    ],
+    "05-message": [
+        """
+        def read_message(sock):
+            head = read(sock, 5)
+            if not head: return None
+            if len(head) < 5: raise EOFError
+            kind, size = struct.unpack("!cI", head)
+            body = read(sock, size - 4)
+            if len(body) < size - 4: raise EOFError
+            return kind, body
+
+        def read(sock, size):
+            got = bytearray()
+            while len(got) < size and (piece := sock.recv(size - len(got))): got += piece
+            return bytes(got)
+        """,
+        """
+        def read_message(sock):
+            from socket import MSG_WAITALL
+            if not (kind := sock.recv(1)): return None
+            head = sock.recv(4, MSG_WAITALL)
+            if len(head) < 4: raise EOFError
+            size = int.from_bytes(head, "big") - 4
+            body = sock.recv(size, MSG_WAITALL)
+            if len(body) < size: raise EOFError
+            return kind, body
+        """,
+        """
+        def read_message(sock):
+            def one():
+                byte = sock.recv(1)
+                if not byte: raise EOFError
+                return byte
+            try: kind = one()
+            except EOFError: return None
+            size = struct.unpack("!i", b"".join(one() for _ in range(4)))[0] - 4
+            return kind, b"".join(one() for _ in range(size))
+        """,
+    ],
+    "05-frame": [
+        """
+        def frame(text, key):
+            data = bytearray(text, "utf-8")
+            made = bytearray([0x81])
+            for limit, mark, size in ((126, None, 1), (1 << 16, 126, 2), (1 << 64, 127, 8)):
+                if len(data) < limit:
+                    made += (b"" if mark is None else bytes([mark])) + len(data).to_bytes(size, "big")
+                    break
+            made[1] |= 0x80
+            for place in range(len(data)): data[place] ^= key[place & 3]
+            return made + key + data
+        """,
+    ],
+    "08-size-by-law": [
+        "def pool_size(rate, hold_ms, utilisation): return -int(-rate * hold_ms / 1000 / utilisation // 1)",
+        "def pool_size(rate, hold_ms, utilisation): return math.ceil(rate / utilisation * (hold_ms / 1000))",
+    ],
+    "08-fleet": [
+        """
+            def pool_sizes(services, max_connections, reserve):
+                wanted = 0
+                for instances, each in services.values():
+                    wanted += instances * each
+                share = min(1, (max_connections - reserve) / wanted)
+                sizes = {}
+                for name in services:
+                    sizes[name] = int(share * services[name][1])
+                    if not sizes[name]:
+                        raise ValueError(name)
+                return sizes
+        """,
+    ],
+    "08-borrowed": [
+        """
+            class borrowed:
+                def __init__(self, pool): self.pool = pool
+                def __enter__(self):
+                    self.connection = self.pool.get()
+                    return self.connection
+                def __exit__(self, *_):
+                    if not self.connection.broken:
+                        self.connection.rollback()
+                        self.pool.put(self.connection)
+                    else:
+                        self.pool.drop(self.connection)
+        """,
+        """
+            from contextlib import ExitStack
+            @contextmanager
+            def borrowed(pool):
+                with ExitStack() as last:
+                    connection = pool.get()
+                    last.callback(lambda: (pool.drop if connection.broken else pool.put)(connection))
+                    last.callback(lambda: connection.broken or connection.rollback())
+                    yield connection
+        """,
+    ],
+    "08-pool": [
+        """
+            from queue import Empty, LifoQueue
+            def make_pool(connect, size):
+                places = LifoQueue()
+                for _ in range(size): places.put(None)
+                def get(timeout):
+                    try: connection = places.get(timeout=timeout)
+                    except Empty: raise TimeoutError from None
+                    if connection is not None: return connection
+                    try: return connect()
+                    except: places.put(None); raise
+                return get, places.put
+        """,
+        """
+            from collections import deque
+            from threading import Semaphore
+            def make_pool(connect, size):
+                idle, free = deque(), Semaphore(size)
+                def get(timeout):
+                    if not free.acquire(timeout=timeout): raise TimeoutError
+                    try: return idle.pop()
+                    except IndexError: pass
+                    try: return connect()
+                    except Exception:
+                        free.release()
+                        raise
+                def put(connection):
+                    idle.append(connection)
+                    free.release()
+                return get, put
+        """,
+        """
+            from collections import deque
+            from threading import Event, Lock
+            def make_pool(connect, size):  # first come, first served, by handing over
+                idle, waiting, lock, places = [], deque(), Lock(), size
+                def give(what):
+                    with lock:
+                        if waiting:
+                            ticket = waiting.popleft()
+                            ticket.append(what)
+                            ticket[0].set()
+                        else: idle.append(what)
+                def get(timeout):
+                    nonlocal places
+                    with lock:
+                        if idle: connection = idle.pop()
+                        elif places: places, connection = places - 1, None
+                        else:
+                            connection, ticket = None, [Event()]
+                            waiting.append(ticket)
+                            lock.release()
+                            try: ticket[0].wait(timeout)
+                            finally: lock.acquire()
+                            if len(ticket) == 1:
+                                waiting.remove(ticket)
+                                raise TimeoutError
+                            connection = ticket[1]
+                    if connection: return connection
+                    try: return connect()
+                    except Exception:
+                        give(None)
+                        raise
+                return get, give
         """,
     ],
 }

@@ -32,6 +32,7 @@ NEEDS = (
     machine.numba,
     machine.proc_counters,
     machine.memory_maps,
+    machine.tcp_states,
 )
 
 MEMINFO = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\nSwapTotal: 0 kB\nHugepagesize: 2048 kB\n"
@@ -620,6 +621,13 @@ def test_maps_hidden(tree: Tree) -> None:
     assert "shared" in (machine.memory_maps() or "")
     tree({"/proc/self/smaps_rollup": "Rss: 4 kB\nPss: 4 kB\n", "/proc/self/smaps": ""})
     assert machine.memory_maps() is None
+
+
+def test_connections_hidden(tree: Tree) -> None:
+    tree({"/proc/meminfo": "Slab: 4 kB\n"})
+    assert "TCP connections" in (machine.tcp_states() or "")
+    tree({"/proc/meminfo": "Slab: 4 kB\n", "/proc/net/tcp": ""})
+    assert machine.tcp_states() is None
 
 
 # What fits

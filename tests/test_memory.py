@@ -1,10 +1,11 @@
 """What is read of a process's memory: exactly from made-up text, and as the system says of live processes."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
@@ -221,6 +222,19 @@ def test_a_specimen_has_as_many_as_it_is_told_and_leaves_none(kind: str) -> None
         assert len(others) == (5 if kind in ("forked", "spawned") else 0)
         assert process.num_threads() == (6 if kind == "threads" else 1)
     assert not any(psutil.pid_exists(pid) for pid in (one.pid, *others))
+
+
+@pytest.mark.parametrize("kind", ["sockets", "streams", "threads"])
+def test_a_specimen_accepts_as_many_connections_as_it_is_told(kind: str) -> None:
+    with Specimen(f"connections_as_{kind}") as one, ExitStack() as stack:
+        (port,) = one.ask(0)
+        for more, count in ((3, 3), (2, 5)):
+            for _ in range(more):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            assert one.ask(count) == [count]
+        assert psutil.Process(one.pid).num_threads() == {"sockets": 1, "streams": 2, "threads": 6}[kind]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 def test_a_specimen_that_ends_early_is_said() -> None:

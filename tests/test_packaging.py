@@ -15,6 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests import conftest
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUN = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -58,7 +60,9 @@ def test_conda_understands(line: str) -> None:
 def test_conda_and_pip_users_get_the_same() -> None:
     conda = {line.split()[0]: bounds("".join(line.split()[1:])) for line in conda_lines()}
     assert conda.pop("python") == bounds(PROJECT["requires-python"])
-    wanted = {CONDA_NAMES.get(each.name, each.name): bounds(each.specifier) for each in RUN if each.name not in PIP_ONLY}
+    wanted = {
+        CONDA_NAMES.get(each.name, each.name): bounds(each.specifier) for each in RUN if each.name not in PIP_ONLY
+    }
     assert {name: bound for name, bound in conda.items() if name not in CONDA_ONLY} == wanted
 
 
@@ -157,6 +161,25 @@ def test_ci_lets_nothing_skip_that_can_be_installed(tmp_path: Path) -> None:
 
     assert "3 skipped" in summary()
     assert "1 failed, 1 skipped, 1 error" in summary(HELPERS_NO_SKIPS="1")
+
+
+def test_the_files_that_need_quiet_exist() -> None:
+    assert {name for name in conftest.QUIET if not (ROOT / "tests" / name).exists()} == set()
+
+
+@pytest.mark.parametrize(
+    ("shared", "quiet", "status"),
+    [(0, 0, 0), (5, 0, 0), (0, 5, 0), (5, 5, 5), (1, 0, 1), (0, 1, 1), (5, 1, 1), (1, 5, 1)],
+)
+def test_both_steps_of_the_suite_count(shared: int, quiet: int, status: int, tmp_path: Path) -> None:
+    """A step in which `-k` chooses nothing (pytest says 5) doesn't, unless it is both."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    script, python = tmp_path / ".ci/test", tmp_path / ".venv/bin/python"
+    script.write_text((ROOT / ".ci/test").read_text())
+    python.write_text(f'#!/bin/sh\ncase "$*" in *" -n "*"-k name") exit {shared};; *"-k name") exit {quiet};; esac\n')
+    python.chmod(0o755)
+    assert subprocess.run(["sh", script, "-k", "name"]).returncode == status
 
 
 # ---- setting up ----

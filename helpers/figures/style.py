@@ -30,6 +30,9 @@ MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v", "i
 INK, FAINT, CLAIM, GHOST = "#222222", "#6b6b70", "#d9d9de", "#a5a5ab"
 GUESS = VIOLET
 FOUR = (GREY, PURPLE, ORANGE, BLUE)  # for four things that are not contexts
+PHASES = {  # of a connection's life, in this order
+    "tcp": GREY, "tls": PURPLE, "authentication": ORANGE, "session": "#e8c07d", "query": BLUE, "waiting": RED,
+}  # fmt: skip
 
 mpl.rcParams.update(
     {
