@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_claims)
 
     command = commands.add_parser("reference", help="record the reference run anew (takes minutes)")
+    command.add_argument("names", nargs="*", metavar="NAME", help="only these experiments or modules")
     command.set_defaults(command=_reference)
     return parser
 
@@ -163,7 +164,7 @@ def _claims(options: argparse.Namespace) -> None:
 def _reference(options: argparse.Namespace) -> None:
     from helpers import reference
 
-    for word in reference.make():
+    for word in reference.make(only=options.names):
         print(word, file=sys.stderr)
 
 

@@ -47,6 +47,15 @@ SETTINGS: list[tuple[str, dict[str, list[Any]]]] = [
     ("the_gil.handoffs", {"interval_ms": [20.0]}),
     ("the_gil.speedup_by_work", {"work": ["waiting", "sha256", "sha256-small", "zlib", "numpy"]}),
     ("the_gil.convoy", {"interval_ms": [0.5, 20.0]}),
+    ("connections.hundred_requests", {"round_trip_ms": [0, 10]}),
+    ("connections.database_connection", {"round_trip_ms": [0, 1, 5, 20, 50]}),
+    ("connections.database_connection", {"tls": [True, False], "scram": [True, False]}),
+    ("connection_pooling.with_and_without", {"round_trip_ms": [1], "clients": [32], "pool_size": [16]}),
+    ("connection_pooling.with_and_without", {"round_trip_ms": [10], "clients": [32], "pool_size": [4, 32]}),
+    ("connection_pooling.pool_at_work", {"utilisation": [50.0, 95.0]}),
+    ("connection_pooling.size_sweep", {"work": ["computing"]}),
+    ("connection_pooling.fault", {"which": ["too-large", "shared-server", "killed", "no-time-out"]}),
+    ("connection_pooling.fault", {"which": ["killed"], "time_out_ms": [1500.0]}),
 ]
 
 
@@ -86,16 +95,21 @@ def make(
     *,
     name: str | None = None,
     settings: Sequence[tuple[str, Mapping[str, Sequence[Any]]]] = SETTINGS,
+    only: Sequence[str] = (),
 ) -> list[str]:
     """Run every experiment, with its defaults and with `settings`, and write the records to `path`.
 
-    `name` is the machine's; by default it is made of what the machine says of itself. Returns what a careful
-    maintainer should know: what was left out, and what stayed noisy. Takes minutes; nothing else should run.
+    `name` is the machine's; by default it is made of what the machine says of itself. `only` names experiments or
+    whole modules: the others keep the records that they have. Returns what a careful maintainer should know: what was
+    left out, and what stayed noisy. Takes minutes; nothing else should run. Raises `ValueError` for an unknown name.
     """
     label = name or machine_name()
     words: list[str] = []
-    records = []
-    for experiment, parameters in _progress(_runs(settings)):
+    runs = [run for run in _runs(settings) if not only or _is_among(run[0].name, only)]
+    if unknown := [name for name in only if not any(_is_among(experiment.name, [name]) for experiment, _ in runs)]:
+        raise ValueError(f"{', '.join(unknown)}: no such experiment or module; `python -m helpers list` names them all")
+    records = [found for found in load(Path(path)) if not _is_among(found.experiment, only)] if only else []
+    for experiment, parameters in _progress(runs):
         if missing := experiment.missing():
             words.append(f"{_title(experiment, parameters)}: left out: {'; '.join(missing)}")
             continue
@@ -106,6 +120,11 @@ def make(
     _write(Path(path), records)
     _shipped.cache_clear()
     return words
+
+
+def _is_among(experiment: str, names: Sequence[str]) -> bool:
+    """Is it named there, or its module?"""
+    return experiment in names or experiment.partition(".")[0] in names
 
 
 def _runs(

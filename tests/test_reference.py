@@ -82,6 +82,23 @@ def test_made_and_read(laboratory: Laboratory, path: Path) -> None:
     assert reference.record("gone.away") is None
 
 
+def test_only_some_are_recorded_anew(laboratory: Laboratory, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = registry.Experiment(walk, seconds=1, claims=(), needs=(), wants=())
+    other.name = "other.walk"
+    monkeypatch.setattr(other, "run", lambda **how: replace(laboratory.run(**how), experiment=other.name))
+    monkeypatch.setitem(registry._registry, other.name, other)
+    reference.make(path, name="a toaster", settings=SETTINGS)
+    for wrong in ("gone", NAME + "s"):
+        with pytest.raises(ValueError, match=wrong):
+            reference.make(path, settings=SETTINGS, only=[wrong])
+    for only in (["fake"], [NAME]):
+        laboratory.runs.clear()
+        reference.make(path, name=f"newer than {only}", settings=SETTINGS, only=only)
+        assert len(laboratory.runs) == 2
+        assert {found.reference for found in reference.records(NAME)} == {f"newer than {only}"}
+        assert [found.reference for found in reference.records(other.name)] == ["a toaster"]
+
+
 def test_rounded_one_record_per_line_and_stable(laboratory: Laboratory, path: Path) -> None:
     reference.make(path, settings=SETTINGS)
     lines = path.read_text().splitlines()

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
@@ -756,6 +756,7 @@ DISKS = 1
 QUERIES = {"waiting": "SELECT pg_sleep(%s / 1000.0)", "computing": "SELECT sum(i) FROM generate_series(1, %s) AS i"}
 STRATA = 32
 WARM_UP_S = 0.05  # until as many wait as usual
+NICE = 10  # a tenth of the usual weight, where cores are short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -810,7 +811,7 @@ class SizeSweep(Record):
         return {"best size": self.best_of_rounds, "p99 of the largest": self.p99_grows, **ours}
 
 
-@experiment(seconds=12, claims=["pool-size-formula", "pool-size-cores"], needs=[postgres.available])
+@experiment(seconds=14, claims=["pool-size-formula", "pool-size-cores"], needs=[postgres.available])
 def size_sweep(
     work: Literal["waiting", "computing"] = "waiting",
     *,
@@ -823,7 +824,7 @@ def size_sweep(
     Each client, a thread, spends 10 ms without a connection and then holds one while the server works: it waits for
     10 ms (as for a lock, or another service), or computes what takes a core 5 ms. These are means of exponential
     times. The next request begins when the last has ended. Beside the measurement stand the rules' sizes, and the
-    machine repairman's queue.
+    machine repairman's queue. On shared cores the clients go first: see `_let_clients_first`.
     """
     fit = machine.fit(clients, at_least=2, threads_each=3, descriptors_each=4)
     sizes = [size for size in SIZES if size < fit.count] + [fit.count]
@@ -831,6 +832,7 @@ def size_sweep(
         conninfo = database.conninfo(application_name=NAME)
         pools = {size: stack.enter_context(_pool(conninfo, size)) for size in sizes}
         job = Job(work, _rows_per_ms(pools[1]) if work == "computing" else 1.0)
+        _let_clients_first(conninfo)
         clock = _server_clock(database)
         conditions: dict[str, Callable[[], Any]] = {
             str(size): partial(_round, pool, job, fit.count, seconds, clock) for size, pool in pools.items()
@@ -886,6 +888,22 @@ class Round(NamedTuple):
     client_cpu_s: float
     server_cpu_s: float | None
     seconds: float
+
+
+def _let_clients_first(conninfo: str) -> None:
+    """Have the server's processes, where they run on this machine, take what the clients leave of its cores.
+
+    A database seldom shares its cores with its clients. Here it does, and the system shares them out by process: each
+    further connection would win some for the server, and look as if it had got more done by itself.
+    """
+    import psycopg
+
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = connection.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", [NAME])
+        for (process,) in found.fetchall():
+            if hasattr(os, "setpriority") and _stat(process):
+                with suppress(PermissionError, ProcessLookupError):
+                    os.setpriority(os.PRIO_PROCESS, process, NICE)
 
 
 def _rows_per_ms(pool: Any) -> float:

@@ -141,18 +141,19 @@ def anatomy(
     and not read.
     """
     machine.raise_descriptor_limit()
-    fit = machine.fit(most, at_least=8, descriptors_each=1, ports_each=1, bytes_each=32 * KIB)
+    held = repeats + 1  # connections that the kernel's part holds, for each that is asked for
+    fit = machine.fit(most, at_least=8, descriptors_each=held, ports_each=held, bytes_each=32 * KIB * held)
     thread_fit = machine.fit(min(fit.count, MOST_THREADS), at_least=8, threads_each=1)
     seen = _life(look=True)
     lives = [_life(look=False) for _ in range(repeats)]
     kinds = {"sockets": fit.count, "streams": fit.count, "threads": thread_fit.count}
-    slopes: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    slopes: dict[str, list[float]] = {kind: [] for kind in kinds}
     for done in range(repeats):
         for kind, count in kinds.items():
-            slopes[kind].append(_slopes(kind, _halvings(count)))
-        progress.report(done + 1, repeats)
-    unique = {kind: estimate([each for each, _ in those], "KiB") for kind, those in slopes.items()}
-    kernel = estimate([each for _, each in slopes["sockets"]], "KiB")
+            slopes[kind].append(_unique_slope(kind, _halvings(count)))
+        progress.report(done + 1, repeats + 1)
+    unique = {kind: estimate(those, "KiB") for kind, those in slopes.items()}
+    kernel = estimate(_kernel_slopes(_halvings(fit.count), repeats), "KiB")
     unread = [found for _ in range(repeats) if (found := _unread()) is not None]
     words = (fit.reason, thread_fit.reason, HIDDEN if kernel.low <= 0 else None, *_unlike_the_ladder(seen.states))
     return Anatomy(
@@ -250,40 +251,49 @@ def _unlike_the_ladder(states: Sequence[tuple[str, str]]) -> Iterator[str]:
             yield f"not observed here: {words} after the {side}'s {call}"
 
 
-def _slopes(kind: str, counts: Sequence[int]) -> tuple[float, float]:
-    """KiB per connection, in a fresh server's process of this kind and in the kernel."""
+def _unique_slope(kind: str, counts: Sequence[int]) -> float:
+    """KiB per connection of a fresh server's process of this kind."""
+    with ExitStack() as stack:
+        server = stack.enter_context(Specimen(f"connections_as_{kind}"))
+        return _slope(server, counts, lambda: memory.footprint(server.pid).unique or 0, stack)
+
+
+def _kernel_slopes(counts: Sequence[int], repeats: int) -> list[float]:
+    """KiB per connection in the kernel, a fresh server for each sample.
+
+    All connections stay until the last sample is taken, and the first one is thrown away: a place that a closed
+    connection has left in a slab is filled by the next one, which then seems to take nothing.
+    """
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Specimen("connections_as_sockets")) for _ in range(repeats + 1)]
+        return [_slope(server, counts, lambda: memory.slab() or 0, stack) for server in servers][1:]
+
+
+def _slope(server: Specimen, counts: Sequence[int], look: Callable[[], int], stack: ExitStack) -> float:
+    """KiB per connection of what `look` sees, in bytes; the clients' ends are left to `stack`."""
     from statistics import linear_regression
 
-    reached: list[int] = []
-    unique: list[float] = []
-    slab: list[float] = []
-    clients: list[socket.socket] = []
-    try:
-        with Specimen(f"connections_as_{kind}") as server:
-            (port,) = server.ask(0)
-            for count in counts:
-                while len(clients) < count:
-                    _connect_some(clients, min(count - len(clients), AT_ONCE), port)
-                    there = server.ask(len(clients))[0]
-                    if there < len(clients):
-                        raise machine.TooSmall(f"the system accepts no more than {there} connections")
-                reached.append(len(clients))
-                unique.append((memory.footprint(server.pid).unique or 0) / KIB)
-                slab.append((memory.slab() or 0) / KIB)
-    finally:
-        for client in clients:
-            client.close()
-    return linear_regression(reached, unique).slope, linear_regression(reached, slab).slope
+    (port,) = server.ask(0)
+    there, seen = 0, []
+    for count in counts:
+        while there < count:
+            some = min(count - there, AT_ONCE)
+            for _ in range(some):
+                stack.enter_context(_client_of(port))
+            if server.ask(there + some)[0] < there + some:
+                raise machine.TooSmall(f"the system accepts no more than {there} connections")
+            there += some
+        seen.append(look() / KIB)
+    return linear_regression(counts, seen).slope
 
 
 AT_ONCE = 100  # connections that wait to be accepted: fewer than any system's queue holds
 
 
-def _connect_some(clients: list[socket.socket], count: int, port: int) -> None:
-    for _ in range(count):
-        client = socket.create_connection(("127.0.0.1", port))
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        clients.append(client)
+def _client_of(port: int) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    return client
 
 
 def _unread() -> tuple[float, float] | None:
