@@ -10,6 +10,8 @@ from matplotlib.text import Text
 from helpers import reference
 from helpers.figures import (
     concurrency_and_parallelism,
+    connection_pooling,
+    connections,
     context_switching,
     processes_and_threads,
     start_here,
@@ -96,6 +98,22 @@ def everywhere() -> Record:
     return shipped("the_gil.across_interpreters")
 
 
+def of_05(name: str, **parameters: object) -> Record:
+    return shipped(f"connections.{name}", **parameters)
+
+
+def of_08(name: str, **parameters: object) -> Record:
+    return shipped(f"connection_pooling.{name}", **parameters)
+
+
+def with_and_without() -> list[Record]:
+    return [of_08("with_and_without", round_trip_ms=away, pool_size=size) for away, size in ((0, 4), (1, 16), (10, 32))]
+
+
+def sweeps() -> list[Record]:
+    return every("connection_pooling.size_sweep", "work", "waiting", "computing")
+
+
 PICTURES = {
     "memory map": lambda: processes_and_threads.memory_map(of_01("memory_map"), guess=30, ghost=of_01("memory_map")),
     "one more": lambda: processes_and_threads.cost_of_one_more(one_more(), guess=1500, ghosts=one_more()),
@@ -125,6 +143,39 @@ PICTURES = {
     "speed-up by work": lambda: the_gil.speedup_by_work(by_work(), guess=0.5, ghosts=by_work()),
     "convoy": lambda: the_gil.convoy(convoys(), guess=1, ghosts=convoys()),
     "interpreters": lambda: the_gil.across_interpreters(everywhere(), guess=1.1, ghost=everywhere())[0],
+    "ladder": lambda: connections.ladder(of_05("anatomy")),
+    "memory of a connection": lambda: connections.connection_memory(
+        of_05("anatomy"), guess=500, ghost=of_05("anatomy")
+    ),
+    "round trips to open": lambda: connections.round_trips(of_05("round_trips"), guess=40, ghost=of_05("round_trips")),
+    "tls": lambda: connections.tls_cost(of_05("tls_cost"), ghost=of_05("tls_cost"))[0],
+    "hundred requests": lambda: connections.hundred_requests(
+        of_05("hundred_requests", round_trip_ms=50), guess=3, ghost=of_05("hundred_requests", round_trip_ms=50)
+    ),
+    "hundred requests next door": lambda: connections.hundred_requests(of_05("hundred_requests", round_trip_ms=0)),
+    "database connection": lambda: connections.database_connection(
+        of_05("database_connection", round_trip_ms=10, tls=True, scram=True), guess=500
+    ),
+    "plain database connection": lambda: connections.database_connection(
+        of_05("database_connection", tls=False, scram=False)
+    ),
+    "websocket": lambda: connections.websocket(of_05("websocket"), guess=5, ghost=of_05("websocket")),
+    "with and without": lambda: connection_pooling.with_and_without(
+        with_and_without(), guess=500, ghosts=with_and_without()
+    )[0],
+    "pool at work": lambda: connection_pooling.pool_at_work(of_08("pool_at_work", utilisation=95.0))[0],
+    "utilisation": lambda: connection_pooling.wait_by_utilisation(
+        of_08("wait_by_utilisation"), guess=2, ghost=of_08("wait_by_utilisation")
+    ),
+    "pool sizes": lambda: connection_pooling.size_sweep(sweeps(), guess=20, ghosts=sweeps())[0],
+    "needs two": lambda: connection_pooling.needs_two(of_08("needs_two"))[0],
+    **{
+        f"fault: {which}": lambda which=which: connection_pooling.fault(
+            of_08("fault", which=which, time_out_ms=150.0), guess=90
+        )[0]
+        for which in ("leak", "too-large", "shared-server", "killed", "no-time-out")
+    },
+    "build one": lambda: connection_pooling.build_one(of_08("build_one"), ghost=of_08("build_one"))[0],
     "handoff": lambda: context_switching.handoff(handoffs(), guess=5, ghosts=handoffs()),
     "one handoff": lambda: context_switching.handoff(handoffs()[:1], guess=200),
     "switch counts": lambda: context_switching.switch_counts(counts(), guess=90),

@@ -748,7 +748,7 @@ async def _serve(pool: Any, plan: Plan) -> list[Served]:
 
 # How large?
 
-SIZES = (1, 2, 4, 8, 16, 24, 32)
+SIZES = (1, 2, 4, 8, 16, 32)
 OUTSIDE_MS = 10.0  # that a request spends without a connection, on average
 HOLD_MS = {"waiting": 10.0, "computing": 5.0}  # and with one, when nobody is in its way
 GOOD_ENOUGH = 0.9  # of the best throughput: the last tenth costs half as many connections again
@@ -756,6 +756,7 @@ DISKS = 1
 QUERIES = {"waiting": "SELECT pg_sleep(%s / 1000.0)", "computing": "SELECT sum(i) FROM generate_series(1, %s) AS i"}
 STRATA = 32
 WARM_UP_S = 0.05  # until as many wait as usual
+COOL_DOWN_S = {"waiting": 0.0, "computing": 0.1}  # those under way at the end must not suddenly get the cores for them
 NICE = 10  # a tenth of the usual weight, where cores are short
 
 
@@ -933,7 +934,7 @@ def _round(pool: Any, job: Job, clients: int, seconds: float, clock: Callable[[]
             holds.append((got, time.perf_counter_ns(), held))
 
     before = clock()
-    loop = _closed_loop(clients, request, WARM_UP_S + seconds)
+    loop = _closed_loop(clients, request, WARM_UP_S + seconds + COOL_DOWN_S[job.work])
     after = clock()
     latencies = sorted(loop.latencies_ms)
     first, last = loop.begin_ns + int(WARM_UP_S * 1e9), loop.begin_ns + int((WARM_UP_S + seconds) * 1e9)

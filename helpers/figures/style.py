@@ -19,6 +19,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
+from PIL import Image
 
 from helpers.claims import Claim
 from helpers.measure import Estimate
@@ -118,9 +119,7 @@ class Picture:
 
     def __init__(self, figure: Figure, alt: str, caption: str) -> None:
         self.alt, self.caption = alt, caption
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=2 * mpl.rcParams["figure.dpi"] * 0.75, metadata={"Software": None})
-        self.png = stream.getvalue()
+        self.png = _png(figure)
         self.width = round(figure.get_figwidth() * 88)
 
     def _repr_html_(self) -> str:
@@ -134,6 +133,15 @@ class Picture:
 
     def __repr__(self) -> str:
         return f"{self.alt} {self.caption}"
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure at twice the size that it is shown in. 256 colours are enough for it, and take a third of the bytes."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=2 * mpl.rcParams["figure.dpi"] * 0.75)
+    image = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def show(ax: Axes | Sequence[Axes]) -> Picture:
