@@ -420,7 +420,7 @@ class Postgres(Connection):
         scram.set_server_first(self._expected(SASL_CONTINUE).decode())
         self.note("challenge", "authentication", "SASLInitialResponse → SASLContinue")
         proof = scram.get_client_final().encode()
-        self.note("proof", "authentication")  # no round trip: 4,096 rounds of HMAC, to make guessing dear
+        self.note("proof", "authentication")  # no round trip: 4,096 rounds of HMAC on our side
         self._tell(b"p", proof)
         scram.set_server_final(self._expected(SASL_FINAL).decode())
         self._expected(OK)

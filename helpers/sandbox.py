@@ -29,6 +29,7 @@ START = (  # readable for a Python 2, too
 )
 POLL_S = 0.1  # how soon a Stop or a time-out is noticed
 GRACE_S = 4.0  # how long the guard may take to clean up
+LAST_WORDS_S = 1.0  # how long what was said before the guard's end may be on its way
 
 
 class SandboxError(RuntimeError):
@@ -163,6 +164,7 @@ def _converse(
 ) -> Message:
     """Follow the run until its last word. All that was said, put together."""
     deadline = time.monotonic() + timeout
+    patience = LAST_WORDS_S / POLL_S
     outcome: Message = {}
     while True:
         if stop is not None and stop.is_set():
@@ -175,6 +177,9 @@ def _converse(
             message = inbox.next()
         except Empty:
             if process.poll() is None:
+                continue
+            patience -= 1
+            if patience > 0:  # the record may be on its way still, on a busy machine
                 continue
             message = None  # the guard was killed
         if message is None:

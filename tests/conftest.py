@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("suite", deadline=None, max_examples=50)  # no absolute times: the machine may be busy
+_examples = int(os.environ.get("HELPERS_EXAMPLES", "50"))
+settings.register_profile("suite", deadline=None, max_examples=_examples)  # no absolute times: the machine may be busy
 settings.load_profile("suite")
 
 # Set before anything imports helpers or Jupyter, and inherited by every process that a test starts.

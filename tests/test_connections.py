@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +40,7 @@ from helpers.figures import connections as figures
 from helpers.figures import style
 from helpers.handshakes import Step
 from helpers.measure import estimate
-from helpers.testbed import postgres
+from helpers.testbed import postgres, web
 from tests import test_figures
 
 PATIENCE_S = 40  # the machine may be busy
@@ -194,12 +195,35 @@ def test_other_messages_than_foreseen_are_said() -> None:
 
 @with_database
 def test_the_picture_has_a_block_for_each_round_trip(trips: RoundTrips) -> None:
+    k = trips.set_ups[-1].k
     ax = figures.round_trips(trips, guess=4, ghost=replace(trips, reference="another machine"))
     blocks = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert len(blocks) == sum(len(each.predicted) + each.new for each in trips.set_ups)
     assert sum(block.get_hatch() is not None for block in blocks) == sum(each.new for each in trips.set_ups)
-    assert "7 round trips" in style.caption(ax) and "TLS 1.2 3, measured 1 + " in style.alt(ax)
+    assert "7 round trips" in style.caption(ax) and ("wakes a little late" in style.caption(ax)) == (k.low > 6)
+    assert "TLS 1.2 3, measured 1 + " in style.alt(ax)
     assert "reference run on another machine" in [text.get_text().partition(": ")[2] for text in ax.texts]
+
+
+@with_database
+def test_each_line_is_drawn_from_what_is_left_at_distance_0(trips: RoundTrips) -> None:
+    ax = figures.fits(trips)
+    drawn = [line.get_xydata() for line in ax.lines if len(line.get_xydata()) == 2]
+    shown = [each for each in trips.set_ups if each.name in figures.FITTED]
+    assert len(shown) == len(drawn) == 3
+    for each, ((x, y), (x1, y1)) in zip(shown, drawn, strict=True):
+        assert (x, y) == (0, each.rest.median) and (y1 - y) / (x1 - x) == pytest.approx(each.k.median)
+        assert f"{each.name} {each.k.median:.2f} round trips" in style.alt(ax)
+
+
+def test_a_server_that_is_named_is_not_enough_for_settings_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "_folders", lambda: iter(()))
+    monkeypatch.setenv(postgres.VARIABLE, "postgresql://learner:secret@database.example/postgres")
+    (word,) = round_trips.missing()
+    assert "keeps its own settings" in word and "apt install postgresql" in word and "\n" not in word
+    assert database_connection.missing() == []
+    monkeypatch.delenv(postgres.VARIABLE)
+    assert round_trips.missing() == [postgres.available()]
 
 
 @pytest.mark.parametrize("message", {message for each in module.PROTOCOLS for message in each.round_trips})
@@ -337,6 +361,21 @@ def test_the_syns_are_added_in_words_alone() -> None:
     assert "20.8x" in caption and "With them it would be 15.3x" in caption and "computing" not in caption
 
 
+def test_a_guess_of_the_ratio_with_the_syns_is_right() -> None:
+    ax = figures.hundred_requests(REQUESTS, guess=REQUESTS.gain_with_syn)
+    (mark,) = [line for line in ax.lines if line.get_marker() == "D"]
+    last = REQUESTS.waterfalls[-1]
+    with_syn = last.total.median + last.unmeasured * REQUESTS.measured_round_trip.median
+    assert mark.get_xdata()[0] == pytest.approx(with_syn, rel=0.01)
+
+
+def test_what_the_syns_add_is_drawn_where_it_can_be_seen() -> None:
+    slow = replace(REQUESTS, measured_round_trip=estimate([5.0] * 5, "ms"))
+    for record, count in ((REQUESTS, 4), (slow, 1)):
+        assert sum(bool(patch.get_hatch()) for patch in figures.hundred_requests(record).patches) == count
+    assert "624 ms (1.22 s with the SYNs)" in [text.get_text() for text in figures.hundred_requests(REQUESTS).texts]
+
+
 # A database connection
 
 
@@ -393,7 +432,18 @@ def test_the_article_may_be_right_nowhere() -> None:
         against_psycopg=estimate([1.0] * 5, "x"),
     )  # fmt: skip
     ax = figures.database_connection(record)
-    assert "right at no distance" in style.caption(ax) and "on the same machine" in ax.get_title(loc="left")
+    assert "right at no distance" in style.caption(ax) and "no distance added" in ax.get_title(loc="left")
+    assert style.caption(ax).startswith("PostgreSQL 18: ") and "second round trip" not in style.caption(ax)
+    retried = Phase("tls", ("SSLRequest → S", "ClientHello → HelloRetryRequest", "ClientHello → ServerHello"), slow)
+    again = replace(
+        record, phases=(phases[0], retried, *phases[1:]), tls=True, server=f"PostgreSQL 18, {postgres.WHEEL}"
+    )
+    caption = style.caption(figures.database_connection(again))
+    assert "TLS took a second round trip here" in caption and "terminator" in caption
+
+
+def test_the_wheels_postgresql_has_no_tls_as_the_caption_says() -> None:
+    assert not [each for each in postgres.installations() if each.is_wheel and each.has_tls]
 
 
 # WebSocket
@@ -460,12 +510,33 @@ CHAT = WebSocket(
 
 def test_silence_costs_what_the_polls_cost() -> None:
     caption = style.caption(figures.websocket(CHAT))
-    assert "60 requests a minute, 5.86 KiB" in caption and "1 request, 140 bytes" in caption
+    assert "60 requests a minute, 5.86 KiB" in caption
     quicker = style.caption(figures.websocket(replace(CHAT, poll_ms=500.0), guess=3.0))
     assert "120 requests a minute, 11.7 KiB" in quicker
 
 
+def test_bytes_are_counted_beyond_the_message_itself(chat: WebSocket) -> None:
+    """By WebSocket they are a frame's header and a share of the upgrade; by polling request, heads and brackets."""
+    count = len(chat.ways[-1].delay.samples)
+    polling, long_polling, pushed = (figures._beyond(chat, way) for way in chat.ways)
+    assert pushed == pytest.approx(figures.FRAME_HEAD + chat.upgrade_bytes / count)
+    envelope = json.dumps({"number": 10, "published_ns": time.perf_counter_ns(), "text": web.TEXT})
+    assert chat.ways[-1].sent + chat.ways[-1].received - pushed == pytest.approx(len(envelope), abs=1.5)
+    assert pushed < long_polling and 0 < polling < long_polling
+    assert "1 request,\n" in figures._paid(chat, chat.ways[-1])
+
+
 # The pictures
+
+
+def test_who_listens_goes_on_listening() -> None:
+    ax = figures.ladder(BODY)
+    bars = {text.get_text(): patch for text in ax.texts for patch in ax.patches
+            if patch.contains_point(ax.transData.transform(text.get_position()))}  # fmt: skip
+    listening, closing = bars["LISTEN"], bars["CLOSE_WAIT"]
+    assert listening.get_width() < closing.get_width()
+    assert listening.get_y() + listening.get_height() > closing.get_y() + closing.get_height()
+
 
 PICTURES = {
     "ladder": lambda: figures.ladder(BODY),

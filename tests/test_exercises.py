@@ -728,7 +728,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("down", "SOLUTION.replace('math.ceil', 'int')"),
         ("down", "SOLUTION.replace('math.ceil', 'round')"),
         ("unrounded", "SOLUTION.replace('math.ceil', '')"),
-        ("one-more", "SOLUTION.replace('math.ceil(in_use / utilisation)', 'int(in_use / utilisation) + 1')"),
+        ("one-more", "SOLUTION.replace('math.ceil(round(in_use / utilisation, 9))', 'int(in_use / utilisation) + 1')"),
         ("inverted", "SOLUTION.replace('* hold_ms / 1000', '/ hold_ms')"),
         ("other", "def pool_size(rate, hold_ms, utilisation): return 7"),
         ("other", "def pool_size(rate, hold_ms, utilisation): return 'ten'"),
@@ -786,8 +786,8 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         """,
         ),
         ("no-finally", "SOLUTION.replace('try:', 'if True:').replace('finally:', 'if True:')"),
-        ("swallowed", "SOLUTION.replace('finally:', 'except Exception:\\n        pass\\n    finally:')"),
-        ("dirty", "SOLUTION.replace('            connection.rollback()\\n', '')"),
+        ("swallowed", "SOLUTION.replace('finally:', 'except Exception:\\n        pass\\n    finally:', 1)"),
+        ("dirty", "SOLUTION.replace('connection.rollback()', 'pass')"),
         (
             "dirty",
             """
@@ -816,16 +816,9 @@ WRONG: dict[str, list[tuple[str, str]]] = {
                     connection.rollback()
         """,
         ),
-        (
-            "broken",
-            "SOLUTION.replace('if connection.broken:\\n            pool.drop(connection)\\n        else:', 'if True:')"
-            ".replace('connection.rollback()', 'connection.broken or connection.rollback()')",
-        ),
+        ("broken", "SOLUTION.replace('pool.drop(connection)', 'pool.put(connection)')"),
         ("not-dropped", "SOLUTION.replace('pool.drop(connection)', 'pass')"),
-        (
-            "hidden",
-            "SOLUTION.replace('if connection.broken:', 'connection.rollback()\\n        if connection.broken:')",
-        ),
+        ("hidden", "SOLUTION.replace('if not connection.broken:', 'if True:')"),
         (
             "hidden",
             """
@@ -841,6 +834,40 @@ WRONG: dict[str, list[tuple[str, str]]] = {
                     else:
                         connection.rollback()
                         pool.put(connection)
+        """,
+        ),
+        (
+            "found-out",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                try:
+                    yield connection
+                finally:
+                    if connection.broken:
+                        pool.drop(connection)
+                    else:
+                        connection.rollback()
+                        pool.put(connection)
+        """,
+        ),
+        (
+            "found-out",
+            """
+            @contextmanager
+            def borrowed(pool):
+                connection = pool.get()
+                try:
+                    yield connection
+                finally:
+                    if connection.broken:
+                        pool.drop(connection)
+                    else:
+                        try:
+                            connection.rollback()
+                        finally:
+                            pool.put(connection)
         """,
         ),
         (
@@ -888,7 +915,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
         ("other", "def borrowed(pool): return pool.get()"),
         ("other", "SOLUTION.replace('yield connection', 'yield pool')"),
-        ("other", "SOLUTION.replace('    try:', '    connection.rollback()\\n    try:')"),
+        ("other", "SOLUTION.replace('    try:', '    connection.rollback()\\n    try:', 1)"),
     ],
     "08-pool": [
         (
@@ -1194,6 +1221,7 @@ RIGHT: dict[str, list[str]] = {
     "08-size-by-law": [
         "def pool_size(rate, hold_ms, utilisation): return -int(-rate * hold_ms / 1000 / utilisation // 1)",
         "def pool_size(rate, hold_ms, utilisation): return math.ceil(rate / utilisation * (hold_ms / 1000))",
+        "def pool_size(rate, hold_ms, utilisation): return math.ceil(rate * hold_ms / 1000 / utilisation)",
     ],
     "08-fleet": [
         """
@@ -1218,11 +1246,12 @@ RIGHT: dict[str, list[str]] = {
                     self.connection = self.pool.get()
                     return self.connection
                 def __exit__(self, *_):
-                    if not self.connection.broken:
-                        self.connection.rollback()
-                        self.pool.put(self.connection)
-                    else:
-                        self.pool.drop(self.connection)
+                    try:
+                        if not self.connection.broken:
+                            self.connection.rollback()
+                    finally:
+                        give_back = self.pool.drop if self.connection.broken else self.pool.put
+                        give_back(self.connection)
         """,
         """
             from contextlib import ExitStack

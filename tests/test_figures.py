@@ -148,6 +148,7 @@ PICTURES = {
         of_05("anatomy"), guess=500, ghost=of_05("anatomy")
     ),
     "round trips to open": lambda: connections.round_trips(of_05("round_trips"), guess=40, ghost=of_05("round_trips")),
+    "fits of round trips": lambda: connections.fits(of_05("round_trips")),
     "tls": lambda: connections.tls_cost(of_05("tls_cost"), ghost=of_05("tls_cost"))[0],
     "hundred requests": lambda: connections.hundred_requests(
         of_05("hundred_requests", round_trip_ms=50), guess=3, ghost=of_05("hundred_requests", round_trip_ms=50)

@@ -81,6 +81,19 @@ def test_large_records_come_through() -> None:
     assert len(seen("large", {"size": 3_000_000})["text"]) == 3_000_000
 
 
+def test_a_record_that_is_slow_to_arrive_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the reader may come late, when worker and guard have ended."""
+    receive = worker.receive
+
+    def slowly(descriptor: int) -> Any:
+        message = receive(descriptor)
+        time.sleep(0.4 if message and "record" in message else 0)
+        return message
+
+    monkeypatch.setattr(worker, "receive", slowly)
+    assert sandbox.run(PROBES, "nothing", {})["experiment"]
+
+
 def test_a_value_that_is_not_plain_is_named() -> None:
     with pytest.raises(ValueError, match="unmarshallable"):
         seen("odd_value")

@@ -393,7 +393,7 @@ class RoundTrips(Record):
         return {each.name: each.k for each in self.set_ups}
 
 
-@experiment(seconds=12, needs=[postgres.available])
+@experiment(seconds=12, needs=[postgres.own_available])
 def round_trips(
     *, farthest_ms: Annotated[float, Between(5, 50)] = 20.0, repeats: Annotated[int, Between(5, 15)] = 6
 ) -> RoundTrips:
@@ -734,7 +734,7 @@ def _offers() -> tuple[str | None, tuple[Offer, ...], list[str]]:
         return None, (), [f"PostgreSQL's own TLS was not tried: {error}"]
 
 
-FIRST_CURVE = "X25519"  # what OpenSSL sends a key share for, unless told otherwise
+FIRST_CURVE = "X25519"  # what OpenSSL sends a key share for, unless told otherwise (3.5 sends a hybrid with it, too)
 
 
 def _asked(database: postgres.Database, curve: str) -> tuple[str, ...]:
@@ -1102,10 +1102,11 @@ def database_connection(
     """A new connection to PostgreSQL phase by phase, in ms: TCP, TLS, authentication, session, first query.
 
     Opened by a client that speaks PostgreSQL's own protocol and notes each message; psycopg's connect runs in the same
-    rounds as a check. Starting the session costs the server computing (a process of its own, caches of the catalogue)
-    and no round trip: AuthenticationOk and ReadyForQuery arrive together, behind the client's last proof. That flight
-    is parted: one measured round trip of it is authentication, the rest the session. All is measured at distance 0 as
-    well, in the same rounds.
+    rounds as a check. The server's process for the connection is forked as soon as it is accepted, so that is in the
+    first flight. Starting the session is what comes when the password is right: the last checks, and caches that are
+    filled from the catalogue. It costs no round trip: AuthenticationOk and ReadyForQuery arrive together, behind the
+    client's last proof. That flight is parted: one measured round trip of it is authentication, the rest the session.
+    All is measured with no distance added as well, in the same rounds.
     """
     far = (0, round_trip_ms, max(round_trip_ms, FURTHER_MS))  # the ends of a line, and what is asked for
     kind: Literal["scram", "trust"] = "scram" if scram else "trust"

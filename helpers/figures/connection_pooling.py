@@ -13,6 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from helpers import queueing
 from helpers.claims import Claim, claim
 from helpers.experiments.connection_pooling import (
+    GOOD_ENOUGH,
+    HOLD_S,
     Attempt,
     BuildOne,
     Fault,
@@ -53,11 +55,8 @@ def with_and_without(
             for ax, each in ((left, ghost.without.throughput), (left, ghost.pooled.throughput), (right, ghost.new),
                              (right, ghost.reused)):  # fmt: skip
                 style.ghost_dot(ax, each, y)
-    for ax, ids, unit in ((left, ("no-pool-throughput", "pool-throughput"), "/s"),
-                          (right, ("no-pool-latency", "pool-latency"), " ms")):  # fmt: skip
+    for ax in (left, right):
         ax.set_xscale("log")
-        for id, where in zip(ids, ("without", "with"), strict=True):
-            _article(ax, claim(id), where, unit)
         ax.set_ylim(-0.75, len(records) - 0.3)
         ax.set_yticks(list(rows), [""] * len(records))
         ax.grid(axis="y", visible=False)
@@ -72,6 +71,10 @@ def with_and_without(
     shortest, longest = min(each.reused.low for each in records), max(each.new.high for each in records)
     right.set_xlim(shortest / 3, max(longest, 100) * 3)
     style.time_axis(right.xaxis, "ms")
+    for ax, ids, unit in ((left, ("no-pool-throughput", "pool-throughput"), "/s"),
+                          (right, ("no-pool-latency", "pool-latency"), " ms")):  # fmt: skip
+        for id, name in zip(ids, ("without", "with"), strict=True):
+            _article(ax, claim(id), name, unit)
     left.set_xlabel("requests/s (log scale)")
     right.set_xlabel("time of a request (log scale)")
     left.set_title("All clients at once")
@@ -82,9 +85,12 @@ def with_and_without(
         left,
         records,
         alt=f"Two panels with two dots per distance, with and without a pool, both logarithmic. {words}",
-        caption=f"{words} {_where_it_goes(records[0])} The article's figures are grey.",
+        caption=f"{_where_it_goes(records[0])} {_farthest(records)} The article's figures are grey.",
     )
     return [left, right]
+
+
+NEAR = 6.0  # x: two dots less than that apart would have their words overlap
 
 
 def _both(ax: Axes, y: float, without: Estimate, pooled: Estimate, times: float, *, names: bool) -> None:
@@ -97,29 +103,48 @@ def _both(ax: Axes, y: float, without: Estimate, pooled: Estimate, times: float,
                 fontweight="bold")  # fmt: skip
     for figure, colour, marker, name in ((without, NEW, "o", "new connection"), (pooled, POOLED, "s", "pool")):
         value = readable(figure.median, figure.unit).removesuffix(" requests/s")
-        style.dot(ax, figure, y, colour, marker, f"{name}\n{value}" if names else value)
+        words = f"{name}\n{value}" if names else value
+        if max(ends) > NEAR * min(ends):
+            style.dot(ax, figure, y, colour, marker, words)
+            continue
+        style.dot(ax, figure, y, colour, marker, " ")
+        dx, side = (4, "right") if figure.median == min(ends) else (-4, "left")
+        ax.annotate(words, (figure.median, y), xytext=(dx, 9), textcoords="offset points", ha=side, va="bottom",
+                    fontsize=12, zorder=7)  # fmt: skip
 
 
-def _article(ax: Axes, said: Claim, where: str, unit: str) -> None:
-    """What the article says of one side, as a band with its words at the foot."""
-    low, high = said.low or 0.0, said.high if said.high is not None else 10 * (said.low or 1.0)
+def _article(ax: Axes, said: Claim, name: str, unit: str) -> None:
+    """What the article says of one side, as a band with its words at the foot; nothing where it is out of sight."""
+    first, last = ax.get_xlim()
+    low, high = max(said.low or 0.0, first), last if said.high is None else min(said.high, last)
+    if low >= high:
+        return
     words = f"{said.point:g}{unit}" if said.point else f"{said.low:g}–{said.high:g}{unit}" if said.high else ""
     words = words or f"≥ {said.low:,.0f}{unit}"
     ax.axvspan(low, high, color=style.CLAIM, zorder=0, lw=0)
-    place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (0, 4), "textcoords": "offset points"}
-    middle = (low * high) ** 0.5
-    ax.annotate(f"{where}:\n{words}", (middle, 0), ha="center", va="bottom", fontsize=10, color=style.FAINT, **place)
+    x, dx, side = (low * high) ** 0.5, 0, "center"
+    if (said.low or 0.0) < first:  # what is left of it may be narrower than its words
+        x, dx, side = low, 3, "left"
+    elif said.high is not None and said.high > last:
+        x, dx, side = high, -3, "right"
+    place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (dx, 4), "textcoords": "offset points"}
+    ax.annotate(f"{name}:\n{words}", (x, 0), ha=side, va="bottom", fontsize=10, color=style.FAINT, **place)
 
 
 def _distance(record: WithAndWithout) -> str:
-    where = f"{record.round_trip_ms} ms away" if record.round_trip_ms else "same machine"
-    return f"{where}\n{record.clients} clients\npool of {record.pool_size}"
+    return f"{_where(record)}\n{record.clients} clients\npool of {record.pool_size}"
+
+
+def _where(record: WithAndWithout) -> str:
+    """The server, as far as it is known: one that the learner named may be anywhere."""
+    if record.local:
+        return f"{record.round_trip_ms} ms away" if record.round_trip_ms else "same machine"
+    return f"{record.round_trip_ms} ms added" if record.round_trip_ms else "no distance added"
 
 
 def _gain_in_words(record: WithAndWithout) -> str:
-    where = f"{record.round_trip_ms} ms away" if record.round_trip_ms else "On the same machine"
     return (
-        f"{where}, {record.clients} clients get {record.without.throughput.median:,.0f} requests/s "
+        f"{_capital(_where(record))}: {record.clients} clients get {record.without.throughput.median:,.0f} requests/s "
         f"without a pool and {record.pooled.throughput.median:,.0f} with {record.pool_size} "
         f"connections, {style.stated(record.speedup)}; one client alone waits {readable(record.new.median, 'ms')} and "
         f"{readable(record.reused.median, 'ms')}."
@@ -132,6 +157,15 @@ def _where_it_goes(record: WithAndWithout) -> str:
     if server:
         spent += f" and {readable(server.median, 'ms')} in the server"
     return f"A request with a connection of its own costs {spent}."
+
+
+def _farthest(records: Sequence[WithAndWithout]) -> str:
+    """What the pool gains where the server is farthest."""
+    far = max(records, key=lambda record: record.round_trip_ms)
+    return (
+        f"{_capital(_where(far))}: one client alone is served {readable(far.alone.median, 'x')} as fast from the pool; "
+        f"all {far.clients} together get {style.stated(far.speedup)} as many requests answered."
+    )
 
 
 # A pool at work
@@ -153,8 +187,8 @@ def pool_at_work(record: PoolAtWork) -> list[Axes]:
         y = record.size - connection
         below.broken_barh([(got - begin, back - got)], (y - 0.4, 0.8), facecolor=style.BLUE, edgecolor="white", lw=1)
     above.set_ylim(0, max(4, len(lanes)) + 0.5)
-    above.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    above.set_ylabel("requests")
+    above.set_yticks([])  # a row holds several requests, one after the other
+    above.set_ylabel("one bar\nper request")
     below.set_yticks(range(1, record.size + 1), [f"connection {record.size - row}" for row in range(record.size)])
     below.set_ylim(0.4, record.size + 0.6)
     below.grid(axis="y", visible=False)
@@ -174,12 +208,22 @@ def pool_at_work(record: PoolAtWork) -> list[Axes]:
         [record],
         alt=f"Time lines: above, requests that wait, red; below, {record.size} connections, blue while held. {words}",
         caption=f"{words} A textbook queue (M/M/c) has {readable(level.modelled, 'ms')}. Free connections and waiting "
-        f"requests take turns: arrivals come in bunches.",
+        f"requests take turns: arrivals come in bunches.{_shown(record)}",
     )
     return [above, below]
 
 
 WORTH_A_BAR_MS = 1.0
+
+
+def _shown(record: PoolAtWork) -> str:
+    """That the picture is a part, where it is."""
+    if max((back for _, _, back, _ in record.requests), default=0.0) <= SHOWN_MS:
+        return ""
+    return (
+        f" Shown: the {SHOWN_MS:.0f} ms of the first run with most waiting; the percentages are of all "
+        f"{len(record.level.waited.samples)} runs."
+    )
 
 
 def _busiest(record: PoolAtWork) -> float:
@@ -314,8 +358,7 @@ def size_sweep(
         first,
         records,
         alt=f"For each kind of work three panels by pool size: throughput, latency, and the rules' sizes. {words}",
-        caption=f"{words} The orange line is the best size: the smallest that gets 90 % of the best throughput. The "
-        f"dashed curve is a queueing model.",
+        caption=f"{words} The orange line marks that size; the dashed curve is a queueing model.",
     )
     return list(panels.flat)
 
@@ -337,10 +380,11 @@ LEFT = 9  # connections: in the left half of the picture
 
 
 def _rules(ax: Axes, record: SizeSweep, guess: float | None) -> None:
-    """A row per rule with its size; the nearest is filled."""
+    """A row per rule with its size; the nearest is filled, and so is every other that says the same."""
     rows = range(len(record.rules))[::-1]
+    nearest = next(rule.size for rule in record.rules if rule.name == record.nearest)
     for y, rule in zip(rows, record.rules, strict=True):
-        is_nearest = rule.name == record.nearest
+        is_nearest = round(rule.size) == round(nearest)
         ax.plot(rule.size, y, "D", color=style.INK, markerfacecolor=style.INK if is_nearest else "white", markersize=9,
                 zorder=4)  # fmt: skip
         side = (12, "left") if rule.size < record.points[-1].size / 2 else (-12, "right")
@@ -357,17 +401,15 @@ def _rules(ax: Axes, record: SizeSweep, guess: float | None) -> None:
 
 
 def _best_in_words(record: SizeSweep) -> str:
-    point = next(each for each in record.points if each.size == record.best)
     last = record.points[-1]
-    rule = next(each for each in record.rules if each.name == record.nearest)
     article = record.rules[0]
     more = ""
     if record.p99_grows.low > 1 and last.size > record.best:
         more = f" With {last.size} the p99 is {readable(record.p99_grows.median, 'x')} as long."
     return (
-        f"{WORK[record.work]}: {record.clients} clients do best with {record.best} connections, "
-        f"{point.throughput.median:,.0f} requests/s; the article's formula says {article.size:.0f}, and nearest is "
-        f"{rule.formula} with {rule.size:.0f}.{_why(record)}{more}"
+        f"{WORK[record.work]}: {record.clients} clients need {record.best} connections for "
+        f"{100 * GOOD_ENOUGH:.0f} % of the best throughput; the article's formula says {article.size:.0f}."
+        f"{_why(record)}{more}"
     )
 
 
@@ -389,7 +431,7 @@ STRETCHED = 2.0
 
 def needs_two(record: NeedsTwo) -> list[Axes]:
     """A row per client, with as many connections as clients and with one more: waiting for the second (red), both."""
-    axes: list[Axes] = list(style.canvas(11.5, 1.9 + 0.4 * record.clients, columns=2))
+    axes: list[Axes] = list(style.canvas(11.5, 2.3 + 0.4 * record.clients, columns=2))
     for ax, clients, size in (
         (axes[0], record.with_too_few, record.too_few),
         (axes[1], record.with_enough, record.enough),
@@ -401,7 +443,7 @@ def needs_two(record: NeedsTwo) -> list[Axes]:
                 ax.broken_barh([(second, ended - second)], (y - 0.38, 0.76), color=style.BLUE)
             else:
                 ax.plot(second, y, "X", color=style.INK, markersize=10, clip_on=False, zorder=5)
-        ax.set_ylim(0.3, record.clients + 0.7)
+        ax.set_ylim(0.3, record.clients + 1.7)
         ax.set_yticks(range(1, record.clients + 1), [""] * record.clients)
         ax.set_xlim(0, 1.06 * max(ended for _, _, ended, _ in (*record.with_too_few, *record.with_enough)))
         ax.grid(axis="y", visible=False)
@@ -410,6 +452,12 @@ def needs_two(record: NeedsTwo) -> list[Axes]:
         ax.set_title(f"{size} connections: {failures} of {record.clients} fail")
     names = [f"client {number}" for number in range(record.clients, 0, -1)]
     axes[0].set_yticks(range(1, record.clients + 1), names)
+    for words, colour, x, side in (
+        ("holds one, waits for a second", style.RED, 0.01, "left"),
+        ("has both", style.BLUE, 0.99, "right"),
+    ):
+        place: Any = {"xycoords": ("axes fraction", "data"), "ha": side, "va": "center"}
+        axes[0].annotate(words, (x, record.clients + 1.1), color=colour, fontsize=12, fontweight="bold", **place)
     words = (
         f"Each of {record.clients} clients holds one connection (red) and needs a second (blue). With {record.too_few} "
         f"connections all wait for each other until the time-out of {record.time_out_ms:g} ms, and "
@@ -451,7 +499,7 @@ def fault(record: Fault, *, guess: float | None = None) -> list[Axes]:
         [record],
         alt=f"Time lines of requests, red while they wait and blue while they are served, above the number of the "
         f"server's connections. {words}",
-        caption=f"{words} {_lesson(record)} On {record.server}; grey is what pg_stat_activity showed.",
+        caption=f"{_lesson(record)} On {record.server}; grey is what pg_stat_activity showed.".strip(),
     )
     return axes
 
@@ -566,19 +614,22 @@ def _lesson(record: Fault) -> str:
         told = readable(record.until_error.median, "ms")
         return f"Once the pool is dry every request waits in vain, and is told so after {told}, its time-out."
     if first.logged and not any("FATAL" in words for words in first.said):
-        return "The server says what is wrong, but to the pool, which tries again and again in the background."
+        closed = any(words.startswith("PoolClosed") for words in first.said)
+        gave_up = " (`wait` closes the pool when its time is up, hence PoolClosed.)" if closed else ""
+        return (
+            f"Above, the server says what is wrong, but to the pool, which tries again and again in the background."
+            f"{gave_up}"
+        )
     if record.which == "killed" and record.recovery:
         backed_off = record.scenes[1]
         lost = backed_off.count("failed")
-        pause = (
-            f"a request that meets a second dead one pauses for a second, so that {lost} ran out of time"
-            if lost
-            else f"a request that meets a second dead one pauses for a second (the slowest took "
-            f"{readable(backed_off.slowest, 'ms')})"
+        price = (
+            f"so that {lost} ran out of time" if lost else f"and the slowest took {readable(backed_off.slowest, 'ms')}"
         )
         return (
-            f"Without a look at them each dead connection costs one request. With a look at each, {pause}. One "
-            f"pool.check() had all open again after {readable(record.recovery.median, 'ms')}."
+            f"Without a look at them each dead connection costs one request. With a look at each, a request pauses "
+            f"from the second dead one on, for a second or more, {price}. One pool.check() had all open again after "
+            f"{readable(record.recovery.median, 'ms')}."
         )
     if record.which == "no-time-out":
         return (
@@ -646,7 +697,7 @@ def build_one(record: BuildOne, *, ghost: BuildOne | None = None) -> list[Axes]:
         ax.set_title(title)
     rows = range(len(record.pools))[::-1]
     axes[0].set_yticks(list(rows), [POOLS[pool.name][0] for pool in record.pools])
-    shares = [f"{readable(pool.overtaking.median, '%')}\novertake" for pool in record.pools]
+    shares = [f"{POOLS[pool.name][0]}\n{readable(pool.overtaking.median, '%')} overtake" for pool in record.pools]
     axes[1].set_yticks(list(rows), shares)
     axes[0].set_xlim(0, 1.25 * max(pool.throughput.high for pool in record.pools))
     axes[0].xaxis.set_major_locator(MaxNLocator(5))
@@ -658,8 +709,6 @@ def build_one(record: BuildOne, *, ghost: BuildOne | None = None) -> list[Axes]:
     style.time_axis(axes[1].xaxis, "ms")
     axes[1].set_xlabel("time until it got a connection (log scale)")
     style.ghost_note(axes[1], ghost.reference if ghost else None)
-    checkouts = style.sentence({POOLS[pool.name][0]: pool.checkout for pool in record.pools})
-    ours, library, plain = record.pools
     style.tell(
         axes[0],
         [record],
@@ -667,10 +716,26 @@ def build_one(record: BuildOne, *, ghost: BuildOne | None = None) -> list[Axes]:
         f"{style.sentence({POOLS[each.name][0]: each.throughput for each in record.pools})}. Longest wait: "
         f"{style.sentence({POOLS[each.name][0]: each.longest for each in record.pools})}.",
         caption=f"{record.threads} threads share {record.connections} connections. Ours serves "
-        f"{style.stated(record.throughput_ratio)} as many requests as psycopg_pool. "
-        f"Of the requests to ours {readable(ours.overtaking.median, '%')} overtake one that waits, to the library's "
-        f"{readable(library.overtaking.median, '%')}, to a plain queue {readable(plain.overtaking.median, '%')}: who "
-        f"gives a connection back takes it again before anybody who waits has woken up. To borrow and give back when "
-        f"nobody waits takes: {checkouts}.",
+        f"{style.stated(record.throughput_ratio)} as many requests as psycopg_pool. Right: each holds its connection "
+        f"for {readable(1000 * HOLD_S, 'ms')}{_starved(record)}.{_overtaken(record)}",
     )
     return axes
+
+
+def _starved(record: BuildOne) -> str:
+    """What a wait means that is as long as the run."""
+    window = record.parameters.get("window_ms")
+    if window is None or max(pool.longest.median for pool in record.pools) < 0.95 * window:
+        return ""
+    return f"; who waited through the whole run of {window} ms got nothing"
+
+
+def _overtaken(record: BuildOne) -> str:
+    """Why a plain queue lets newcomers overtake, where it did."""
+    ours, _, plain = (pool.overtaking for pool in record.pools)
+    if plain.low <= ours.high:
+        return ""
+    return (
+        f" At a plain queue {readable(plain.median, '%')} overtake one that waits: who gives a connection back takes "
+        f"it again before anybody who waits has woken up."
+    )

@@ -15,11 +15,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from helpers.claims import Claim, claim
 from helpers.experiments.connections import (
+    FIRST_CURVE,
+    LISTEN,
+    P256,
     Anatomy,
     Call,
     DatabaseConnection,
     Handshake,
     HundredRequests,
+    Offer,
     Phase,
     Request,
     RoundTrips,
@@ -32,6 +36,7 @@ from helpers.experiments.connections import (
 from helpers.figures import style
 from helpers.figures.style import COLOURS, MARKERS, readable
 from helpers.measure import KIB, Estimate
+from helpers.testbed import postgres
 
 # What a connection is
 
@@ -49,6 +54,7 @@ SEGMENTS = {  # what is sent because of a call, by client (1) or server (-1)
     ("close", "server"): (("FIN", -1),),
 }
 HALF_LANE = 0.16  # of the two bars, which stand at 0 (client) and 1 (server)
+LISTENER, HALF_LISTENER = 1.23, 0.05  # the listening socket's bar, beside the server's
 FIRST_SENT, SENT_EACH, ON_THE_WAY = 0.15, 0.42, 0.3  # of a rung's height
 
 
@@ -61,13 +67,14 @@ def ladder(record: Anatomy, *, ax: Axes | None = None) -> Axes:
         _called(ax, each, top)
         _sent(ax, each, top)
     _lane(ax, 0, [each.client for each in record.steps], record.steps, tops, end)
-    _lane(ax, 1, [each.server for each in record.steps], record.steps, tops, end)
+    _lane(ax, 1, [_connection(each.server) for each in record.steps], record.steps, tops, end)
+    _listener(ax, record.steps, tops, end)
     host, port, other_host, other_port = record.four_tuple
     for lane, words in ((0, f"client\n{host}:{port}"), (1, f"server\n{other_host}:{other_port}")):
         ax.text(lane, -0.15, words, ha="center", va="bottom", fontweight="bold")
     if record.time_wait_s:
         ax.text(-0.2, end - 0.35, f"for {record.time_wait_s:.0f} s more", ha="right", va="center", fontsize=12)
-    ax.set_xlim(-0.62, 1.62)
+    ax.set_xlim(-0.62, 1.74)
     ax.set_ylim(end + 0.1, -1.1)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -86,10 +93,24 @@ def ladder(record: Anatomy, *, ax: Axes | None = None) -> Axes:
         [record],
         alt=f"Two ends of a connection, their states as the kernel lists them from top to bottom: {states}.",
         caption=f"On one machine, without any distance, the three messages of connecting took {style.stated(connect)}. "
-        "The kernel has the connection ready before the server accepts it. Either side closes its own half; the end "
-        f"that closed first keeps the place for {record.time_wait_s:.0f} s more, in case something is still under way. "
-        "The states are those that the kernel lists; the messages are not seen but taken from RFC 9293.",
+        "LISTEN is another socket, which goes on listening; the kernel has the connection ready before accept() hands "
+        "it out. Either side closes its own half; the end that closed first keeps the place for "
+        f"{record.time_wait_s:.0f} s more, in case something is still under way. The states are those that the kernel "
+        "lists; the messages are not seen but taken from RFC 9293. ACKs of data and of FINs are left out.",
     )
+
+
+def _connection(state: str) -> str:
+    """The state of the server's end of the connection: the socket that listens is another one."""
+    return "" if state == LISTEN else state
+
+
+def _listener(ax: Axes, steps: Sequence[Call], tops: Sequence[float], end: float) -> None:
+    """The socket that listens, from the call on and beyond the connection's end."""
+    begins = [top + FIRST_SENT for each, top in zip(steps, tops, strict=False) if each.server == LISTEN]
+    for begin in begins[:1]:
+        ax.bar(LISTENER, end - begin, 2 * HALF_LISTENER, begin, color=STATE_COLOURS[LISTEN], zorder=3)
+        ax.text(LISTENER, (begin + end) / 2, LISTEN, rotation=90, ha="center", va="center", fontsize=12, zorder=4)
 
 
 def _rung(each: Call) -> float:
@@ -98,7 +119,7 @@ def _rung(each: Call) -> float:
 
 
 def _called(ax: Axes, each: Call, top: float) -> None:
-    x, ha = (-0.2, "right") if each.side == "client" else (1.2, "left")
+    x, ha = (-0.2, "right") if each.side == "client" else (LISTENER + HALF_LISTENER + 0.04, "left")
     ax.text(x, top + 0.2, f"{each.call}()", ha=ha, va="center", fontsize=14, fontweight="bold")
     ax.text(x, top + 0.56, style.readable(each.took.median, "µs"), ha=ha, va="center", fontsize=12, color=style.FAINT)
 
@@ -160,9 +181,8 @@ def connection_memory(
         alt="Memory of one more idle connection on a log axis: "
         + "; ".join(f"{name} {_kib(figure)}".replace("\n", " ") for name, figure, *_ in _takers(record))
         + ".",
-        caption=f"{_kernels_part(record)} In the server's process it is {_kib(record.as_socket)} for a bare socket "
-        f"object, {_kib(record.as_stream)} for an asyncio stream, {_kib(record.with_thread)} for a thread (whose stack "
-        f"in the kernel comes on top).{_unread(record)}",
+        caption=f"{_kernels_part(record)} The other rows are in the server's process; a thread's stack in the kernel "
+        f"comes on top.{_unread(record)}",
     )
 
 
@@ -185,7 +205,7 @@ def _kernels_part(record: Anatomy) -> str:
         return f"What the kernel keeps for {record.counts[-1]} connections is too little to be seen."
     return (
         f"The kernel keeps {style.stated(record.kernel)} for an idle connection, both ends counted; ten thousand of "
-        f"them are {style.bytes_text(10_000 * record.kernel.median * KIB)}."
+        f"them are {style.bytes_text(10_000 * record.kernel.median * KIB)}. A server keeps one end only, about half."
     )
 
 
@@ -201,6 +221,48 @@ def _unread(record: Anatomy) -> str:
 
 
 # Distance
+
+FITTED = {  # what stands for the others in a picture of lines
+    "HTTP/1.1, second request": (style.BLUE, "o"),
+    "PostgreSQL, trust": (style.ORANGE, "s"),
+    "PostgreSQL, TLS and SCRAM": (style.PURPLE, "^"),
+}
+
+
+def fits(record: RoundTrips, *, ax: Axes | None = None) -> Axes:
+    """Three of the protocols: time over distance, and the line whose slope is the number of round trips."""
+    ax = ax or style.canvas(9, 4.2)
+    shown = [each for each in record.set_ups if each.name in FITTED]
+    right = 1.04 * max(echo for each in shown for echo, _ in each.points)
+    for each in shown:
+        colour, marker = FITTED[each.name]
+        ax.plot([0, right], [each.rest.median, each.rest.median + each.k.median * right], color=colour, zorder=3)
+        ax.plot(*zip(*each.points, strict=True), marker, color=colour, zorder=4)
+        ax.plot(0, each.rest.median, marker, color=colour, markerfacecolor="white", clip_on=False, zorder=5)
+        words = f"{each.name}\n{each.k.median:.2f} round trips"
+        style.name_line(ax, right, each.rest.median + each.k.median * right, words, colour)
+    most = shown[-1]
+    arrow = {"arrowstyle": "-", "color": style.FAINT, "lw": 1, "shrinkB": 6, "relpos": (0.05, 0)}
+    top = max(time for _, time in most.points)
+    words = f"{readable(most.rest.median, 'ms')} are left at distance 0"
+    ax.annotate(words, (0, most.rest.median), xytext=(0.04 * right, 0.8 * top), fontsize=12, arrowprops=arrow)
+    ax.set_xlim(0, right)
+    ax.set_ylim(min(0, *(each.rest.median for each in shown)), None)
+    ax.set_xlabel("measured round trip in ms")
+    ax.set_ylabel("ms until the answer")
+    ax.set_title("The slope is the number of round trips")
+    rests = ", ".join(f"{each.name} {readable(each.rest.median, 'ms')}" for each in shown)
+    lines = "; ".join(
+        f"{each.name} {each.k.median:.2f} round trips and {readable(each.rest.median, 'ms')}" for each in shown
+    )
+    return style.tell(
+        ax,
+        [record],
+        alt=f"Time until the first answer against the measured round trip, with a straight line each: {lines}.",
+        caption=f"The slope is the number of round trips; what is left at distance 0 is computing: {rests}. Each point "
+        "is the quickest of its distance. TCP's own round trip is not in it.",
+    )
+
 
 PAPER: Any = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
 SYN = "SYN → SYN, ACK"
@@ -230,7 +292,8 @@ def round_trips(
             _draw_block(ax, place, y + 0.3, height - 0.36, message)
         _draw_measured(ax, each, y + 0.17, len(row), y + height / 2 + 0.12)
         if each.name in ghosts:
-            _pale(ax, ghosts[each.name], y + 0.17)
+            ghostly = ghosts[each.name]
+            _ring(ax, int(ghostly.new) + ghostly.k.median, y + 0.17)
         middles.append(y + height / 2 + 0.12)
     last = len(rows[-1])
     _guess(ax, guess, last + 1.2)
@@ -245,18 +308,16 @@ def round_trips(
     look: Any = {"loc": "upper right", "fontsize": 12, "frameon": False, "handlelength": 1.6}
     ax.legend(handles=[*_phase_patches(), _measured_mark()], **look)
     style.ghost_note(ax, ghost.reference if ghost else None)
-    worst = max(record.set_ups, key=_astray)
     most = record.set_ups[-1]
+    late = " A little more than a whole number: the proxy wakes a little late each time."
     counted = [f"{each.name} {len(row)}, measured {_sum(each)}" for each, row in zip(record.set_ups, rows, strict=True)]
     return style.tell(
         ax,
         [record],
         alt=f"A row of blocks per protocol, one per round trip until the first answer: {'; '.join(counted)}.",
         caption=f"{most.name}: {last} round trips until the first answer, TCP's own (hatched) and {most.k} measured. "
-        f"The rows of TLS end where the client may send. Marks are measured, with their 95 % intervals, and put behind "
-        f"TCP's own round trip, which a proxy can't delay. Furthest from what the protocol says is {worst.name}, with "
-        f"{worst.k.median:.2f} for {len(worst.predicted)}. What no distance changes is computing: "
-        f"{most.rest.median:.1f} ms in the last row.",
+        f"The rows of TLS end where the client may send.{late if most.k.low > len(most.predicted) else ''} What no "
+        f"distance changes is computing: {most.rest.median:.1f} ms in the last row.",
     )
 
 
@@ -328,18 +389,15 @@ def _guess(ax: Axes, guess: float | None, edge: float) -> None:
         style.guess_mark(ax, guess, -0.12)
 
 
-def _pale(ax: Axes, each: SetUp, y: float) -> None:
-    ax.plot(int(each.new) + each.k.median, y, "o", markerfacecolor="none", markeredgecolor=style.GHOST, markersize=14,
-            markeredgewidth=2.2, zorder=3)  # fmt: skip
+def _ring(ax: Axes, x: float, y: float) -> None:
+    """The reference run's figure, where a bar would hide the usual mark."""
+    ax.plot(x, y, "o", markerfacecolor="none", markeredgecolor=style.GHOST, markersize=14, markeredgewidth=2.2,
+            zorder=6)  # fmt: skip
 
 
 def _sum(each: SetUp) -> str:
     """Measured round trips behind TCP's own."""
     return f"{'1 + ' if each.new else ''}{abs(each.k.median) if abs(each.k.median) < 0.005 else each.k.median:.2f}"
-
-
-def _astray(each: SetUp) -> float:
-    return abs(each.k.median - len(each.predicted))
 
 
 # TLS
@@ -349,7 +407,7 @@ WIDE = 29  # characters that fit into a block here
 
 def tls_cost(record: TlsCost, *, ghost: TlsCost | None = None) -> list[Axes]:
     """A row per kind of handshake: the round trips that it took, and the CPU time of both sides."""
-    offers = [(f"{_short(record.server)},\n{each.curve} first", each.round_trips) for each in record.offers]
+    offers = [(f"{_short(record.server)},\n{_begun(each)}", each.round_trips) for each in record.offers]
     rows = [(each.name.replace(", ", ",\n"), each.round_trips) for each in record.handshakes] + offers
     heights = [0.34 + 0.17 * max(_block(each, WIDE).count("\n") + 1 for each in trips) for _, trips in rows]
     axes: list[Axes] = list(style.canvas(14, 1.6 + sum(heights), columns=2))
@@ -363,7 +421,10 @@ def tls_cost(record: TlsCost, *, ghost: TlsCost | None = None) -> list[Axes]:
     for each in ghost.handshakes if ghost else ():
         named = [y for one, y in zip(record.handshakes, middles, strict=False) if one.name == each.name]
         for y in named:
-            style.ghost_dot(cpu, each.both, y)
+            _ring(cpu, each.both.median, y)
+    for y in middles[len(record.handshakes) :]:
+        cpu.annotate("round trips only", (0, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=11,
+                     color=style.FAINT)  # fmt: skip
     for ax in axes:
         ax.set_ylim(0, sum(heights))
         ax.set_yticks(middles, [name for name, _ in rows] if ax is trips else [""] * len(rows))
@@ -416,6 +477,11 @@ def _short(server: str | None) -> str:
     return re.sub(r"(\d+).*", r"\1", server or "")
 
 
+def _begun(offer: Offer) -> str:
+    """What its client sent a key share for: OpenSSL's own choice differs by version (from 3.5 on it sends two)."""
+    return {FIRST_CURVE: "OpenSSL's first guess", P256: "P-256 first"}.get(offer.curve, f"{offer.curve} first")
+
+
 def _count(round_trips: Sequence[str]) -> str:
     return f"{len(round_trips)} round trip{'s' if len(round_trips) > 1 else ''}"
 
@@ -430,8 +496,8 @@ def _answered(record: TlsCost) -> str:
     words = f"Against a server that wants another curve it takes {_count(missed.round_trips)}"
     if not record.offers:
         return f"{words}."
-    seen = " and ".join(f"{_count(each.round_trips)} when a client begins with {each.curve}" for each in record.offers)
-    return f"{words}; {_short(record.server)} takes {seen}."
+    seen = " and ".join(f"{_count(each.round_trips)} ({_begun(each)})" for each in record.offers)
+    return f"{words}; with {_short(record.server)} it takes {seen}."
 
 
 # One hundred requests
@@ -444,6 +510,7 @@ BANDS = {  # protocol, and what it does with connections
 }
 STEP = 1.3  # from one waterfall, which is 1 high, to the next
 SMALL = 0.06  # a waterfall that takes less of the axis is enlarged beside it
+SEEN = 0.01  # of the axis: what is narrower can't be seen
 WAITING = "#fbe3e5"  # the red of waiting, pale
 
 
@@ -456,7 +523,8 @@ def hundred_requests(
 ) -> Axes:
     """Four waterfalls over one time axis: a line per request, from being asked to being answered.
 
-    `guess` is how many times as long HTTP/1.0 takes as HTTP/2.
+    `guess` is how many times as long HTTP/1.0 takes as HTTP/2. As the question is about reality, its mark stands where
+    HTTP/2 would end if that were so with TCP's SYNs in both: right is who guessed `gain_with_syn`.
     """
     ax = ax or style.canvas(10.5, 8.4)
     feet = [STEP * place for place in reversed(range(len(record.waterfalls)))]
@@ -465,16 +533,18 @@ def hundred_requests(
     right = max(1.55 * max(ends), 1.02 * max(map(sum, zip(ends, syns, strict=True))))
     for waterfall, foot, end, syn in zip(record.waterfalls, feet, ends, syns, strict=True):
         _fall(ax, waterfall.requests, foot)
-        _syns(ax, waterfall.unmeasured, foot, end, syn)
+        if syn > SEEN * right:
+            _syns(ax, waterfall.unmeasured, foot, end, syn)
         place: Any = {"textcoords": "offset points", "va": "center", "bbox": PAPER, "zorder": 5}
-        ax.annotate(_took(waterfall), (end, foot + 0.62), xytext=(8, 0), fontweight="bold", **place)
+        words = _took(waterfall, syn if waterfall.unmeasured > 1 else 0)
+        ax.annotate(words, (end, foot + 0.62), xytext=(8, 0), fontweight="bold", **place)
     ax.text(0.012 * right, feet[0] + 0.1, "waiting for their turn", fontsize=11, va="center", color=style.RED)
     for waterfall, foot in zip(ghost.waterfalls if ghost else (), feet, strict=False):
         ends_at = min(waterfall.total.median, right)
         ax.plot([ends_at, ends_at], [foot, foot + 1], color=style.GHOST, lw=5, alpha=0.7, zorder=2)
     style.ghost_note(ax, ghost.reference if ghost else None, "line")
     if guess:
-        x = min(record.waterfalls[0].total.median / guess, 0.97 * right)
+        x = min((record.waterfalls[0].total.median + syns[0]) / guess, 0.97 * right)
         style.guess_mark(ax, x, feet[-1] + 1.13, side="left" if x < 0.5 * right else "right")
     if ends[-1] < SMALL * right:
         _enlarged(ax, record.waterfalls[-1], feet[-1], right)
@@ -493,13 +563,16 @@ def hundred_requests(
         ax,
         [record],
         alt=f"Four waterfalls of {count} requests over one time axis. {words}.",
-        caption=f"{words}. HTTP/1.0 took {style.stated(record.gain)} as long as HTTP/2.{_computing(record)}"
+        caption=f"HTTP/1.0 took {style.stated(record.gain)} as long as HTTP/2.{_computing(record)}"
         + _syns_in_words(record),
     )
 
 
-def _took(waterfall: Waterfall) -> str:
+def _took(waterfall: Waterfall, syn: float = 0) -> str:
+    """Its time, with what its SYNs would add, in ms; or else its round trips."""
     words = style.readable(waterfall.total.median, "ms")
+    if syn:
+        return f"{words} ({style.readable(waterfall.total.median + syn, 'ms')} with the SYNs)"
     return f"{words} · {waterfall.round_trips.median:.3g} round trips" if waterfall.round_trips else words
 
 
@@ -517,8 +590,6 @@ def _fall(ax: Axes, requests: Sequence[Request], foot: float) -> None:
 
 def _syns(ax: Axes, count: int, foot: float, end: float, adds: float) -> None:
     """What so many SYNs would add, in ms: hatched, and named where there is room."""
-    if not count:
-        return
     ax.barh(
         foot + 0.16, adds, 0.32, left=end, facecolor="white", edgecolor=style.PHASES["tcp"], hatch="///", lw=0, zorder=2
     )
@@ -547,10 +618,10 @@ def _syns_in_words(record: HundredRequests) -> str:
 
 
 def _enlarged(ax: Axes, waterfall: Waterfall, foot: float, right: float) -> None:
-    """A small waterfall once more, as wide as there is room."""
+    """A small waterfall once more, as wide as there is room, and what its blue is."""
     inset = ax.inset_axes((0.5 * right, foot + 0.27, 0.48 * right, 0.73), transform=ax.transData, zorder=6)
     _fall(inset, waterfall.requests, 0)
-    end = 1.04 * max(each.answered for each in waterfall.requests)
+    end = 1.26 * max(each.answered for each in waterfall.requests)
     inset.set_xlim(0, end)
     inset.set_xticks([tick for tick in MaxNLocator(4).tick_values(0, end) if tick <= end])
     inset.set_ylim(0, 1)
@@ -559,6 +630,9 @@ def _enlarged(ax: Axes, waterfall: Waterfall, foot: float, right: float) -> None
     inset.xaxis.set_major_formatter(FuncFormatter(_tick))
     inset.tick_params(labelsize=11)
     inset.text(0.99, 0.97, "enlarged", transform=inset.transAxes, ha="right", va="top", fontsize=11, color=style.FAINT)
+    middle = waterfall.requests[len(waterfall.requests) // 2]
+    x = (middle.connected + middle.answered) / 2
+    inset.text(x, 0.5, "waiting for the answer", ha="center", va="center", fontsize=11, zorder=4)
 
 
 def _tick(value: float, _: int) -> str:
@@ -597,7 +671,7 @@ def database_connection(
     style.ghost_dot(ax, ghost.in_all if ghost else None, -0.02)
     style.ghost_note(ax, ghost.reference if ghost else None)
     style.guess_mark(ax, guess, -0.7)
-    far = f"{record.round_trip_ms:g} ms away" if record.round_trip_ms else "on the same machine"
+    far = f"{record.round_trip_ms:g} ms away" if record.round_trip_ms else "with no distance added"
     names = [PHASE_NAMES.get(phase.name, phase.name) for phase in record.phases]
     ax.set_yticks(range(rows)[::-1], [*names, "until it can be used"])
     ax.set_ylim(-0.55 if guess is None else -0.95, rows - 0.4)
@@ -610,15 +684,27 @@ def database_connection(
         ax,
         [record],
         alt=f"A waterfall of the phases of a new connection to PostgreSQL, {far}: {', '.join(taken)}; "
-        f"{style.stated(record.in_all)} until it can be used. The article says {said.said}.",
-        caption=f"{style.stated(record.in_all)} until the connection can be used. Of these the hatched "
-        f"{readable(record.echo.median, 'ms')} are the SYN's round trip, added because a proxy can't delay it; "
-        f"{record.k} were measured, and at distance 0 {readable(record.computing.median, 'ms')} of computing. "
-        f"The article's {said.said} are right {_true(record, said)}. Starting the session takes no round trip: its "
-        f"{readable(_time(record, 'session'), 'ms')} are the server's computing. psycopg took "
-        f"{readable(record.psycopg.median, 'ms')} to connect, this client {record.against_psycopg.median:.2f} times as "
-        f"long (the SYN's round trip aside).",
+        f"{style.stated(record.in_all)} until it can be used. The article says {said.said}. Without the SYN's round "
+        f"trip this client took {record.against_psycopg.median:.2f} times as long as psycopg.",
+        caption=f"{record.server}{_in_front(record)}: {style.stated(record.in_all)} until the connection can be used. "
+        f"Of these the hatched {readable(record.echo.median, 'ms')} are the SYN's round trip, added because a proxy "
+        f"can't delay it; {record.k} were measured, and with no distance added "
+        f"{readable(record.computing.median, 'ms')} of computing.{_asked_again(record)} The article's {said.said} are "
+        f"right {_true(record, said)}. Starting the session takes no round trip: in its "
+        f"{readable(_time(record, 'session'), 'ms')} the server fills its caches from the catalogue.",
     )
+
+
+def _in_front(record: DatabaseConnection) -> str:
+    """The wheel's PostgreSQL is built without TLS."""
+    wheel = record.server.endswith(postgres.WHEEL)
+    return " (its TLS is a terminator's, which stands in front of it)" if record.tls and wheel else ""
+
+
+def _asked_again(record: DatabaseConnection) -> str:
+    if any("HelloRetryRequest" in message for phase in record.phases for message in phase.round_trips):
+        return " TLS took a second round trip here: this server wants another curve (section 3)."
+    return ""
 
 
 def _said(ax: Axes, said: Claim, begin: float, y: float) -> float:
@@ -678,7 +764,7 @@ def websocket(
             textcoords="offset points", ha="center", va="bottom", fontsize=13, fontweight="bold", bbox=PAPER, zorder=7,
         )  # fmt: skip
         place: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False, "fontsize": 12}
-        ax.annotate(_paid(way), (1.02, row), **place)
+        ax.annotate(_paid(record, way), (1.02, row), **place)
     for row, way in zip(rows, ghost.ways if ghost else (), strict=False):
         style.ghost_dot(ax, way.delay, row)
     style.ghost_note(ax, ghost.reference if ghost else None)
@@ -693,17 +779,20 @@ def websocket(
     ax.set_xlabel(f"from being published to being there (log scale); {count} messages, a dot each")
     where = f"{record.round_trip_ms} ms away" if record.round_trip_ms else "without any distance"
     ax.set_title(f"The same messages, three ways, {where}")
-    words = "; ".join(f"{way.name} {style.stated(way.delay)}, {_paid(way, ', ')}" for way in record.ways)
+    words = "; ".join(
+        f"{way.name} {style.stated(way.delay)}, {_paid(record, way)}".replace("\n", " ") for way in record.ways
+    )
     if record.round_trip_ms:
         style.mark_x(ax, record.measured_round_trip.median / 2, "one way")
     return style.tell(
         ax,
         [record],
         alt=f"Delays of the same messages by polling, long polling and WebSocket on a log axis: {words}.",
-        caption=f"{count} messages, one every {style.readable(record.every_ms, 'ms')}: {words}. {_silence(record)} "
-        "Opening the "
-        f"WebSocket took {record.upgrade_bytes} bytes and {record.upgrade_round_trips.median:.2f} round trips; "
-        f"from then on both sides speak when they like. {_slowest(record)}",
+        caption=f"{_silence(record)} Of the WebSocket's {_beyond(record, record.ways[-1]):.0f} bytes {FRAME_HEAD} are "
+        f"a frame's header, the others the message's share of the upgrade, which took {record.upgrade_bytes} bytes and "
+        f"{record.upgrade_round_trips.median:.2f} round trips. A text from client to server and back took "
+        f"{style.readable(record.measured_round_trip.median, 'ms')}. By long polling a message is late when it comes "
+        "while the client is asking anew.",
     )
 
 
@@ -711,10 +800,20 @@ ONCE_A_SECOND = 1000.0  # ms
 GOLDEN = 0.6180339887498949
 
 
-def _paid(way: Way, between: str = "\n") -> str:
+FRAME_HEAD = 2  # bytes before a message of up to 125, from a server (RFC 6455, section 5.2)
+
+
+def _paid(record: WebSocket, way: Way) -> str:
     """What a message cost."""
     asked = f"{way.requests} request{'s' if way.requests > 1 else ''}"
-    return f"{asked}{between}{way.sent + way.received:.0f} bytes a message"
+    return f"{asked},\n{_beyond(record, way):.0f} bytes more\nthan the message"
+
+
+def _beyond(record: WebSocket, way: Way) -> float:
+    """Bytes for each message beside its own. These are what came by WebSocket, less upgrade and frames' headers."""
+    pushed = record.ways[-1]
+    own = pushed.sent + pushed.received - record.upgrade_bytes / len(pushed.delay.samples) - FRAME_HEAD
+    return way.sent + way.received - own
 
 
 def _silence(record: WebSocket) -> str:
@@ -724,8 +823,3 @@ def _silence(record: WebSocket) -> str:
         f"When there is nothing to say, this polling still makes {polls:.0f} requests a minute, "
         f"{style.bytes_text(polls * record.empty_poll)}."
     )
-
-
-def _slowest(record: WebSocket) -> str:
-    words = ", ".join(f"{way.name} {style.readable(max(way.delay.samples), 'ms')}" for way in record.ways)
-    return f"The slowest message: {words}; a long poll is late when a message comes while the client is asking anew."

@@ -136,7 +136,7 @@ class Picture:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure at twice the size that it is shown in. 256 colours are enough for it, and take a third of the bytes."""
+    """The figure at twice the size that it is shown in. 256 colours are enough, and take a third of the bytes."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=2 * mpl.rcParams["figure.dpi"] * 0.75)
     image = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)

