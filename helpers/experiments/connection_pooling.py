@@ -122,7 +122,7 @@ def with_and_without(
     pool_size: Annotated[int, Between(1, 64)] = 4,
     clients: Annotated[int, Between(1, 64)] = 16,
     authentication: Literal["scram", "trust"] = "scram",
-    seconds: Annotated[float, Between(0.05, 1)] = 0.4,
+    seconds: Annotated[float, Between(0.05, 1)] = 0.3,
     repeats: Annotated[int, Between(5, 15)] = 5,
 ) -> WithAndWithout:
     """How many more requests per second a pool allows than a new connection for each, and what one request takes.
@@ -1736,7 +1736,7 @@ def build_one(
     *,
     threads: Annotated[int, Between(2, 32)] = 16,
     connections: Annotated[int, Between(1, 16)] = 8,
-    window_ms: Annotated[int, Between(20, 500)] = 150,
+    window_ms: Annotated[int, Between(20, 500)] = 100,
     repeats: Annotated[int, Between(5, 30)] = 7,
 ) -> BuildOne:
     """`servers/tiny_pool` beside psycopg_pool and beside a plain queue of connections, on the same server.
