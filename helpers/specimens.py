@@ -53,7 +53,10 @@ class Specimen:
 
     def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        try:  # noqa: SIM105  as above
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended, and not read what was said last
         self._process.wait()
         self._process.stdout.close()
 

@@ -2,11 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.lab import Lab
 
 _examples = int(os.environ.get("HELPERS_EXAMPLES", "50"))
 settings.register_profile("suite", deadline=None, max_examples=_examples)  # no absolute times: the machine may be busy
@@ -20,17 +26,13 @@ for _name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "
     os.environ[_name] = str(Path(_home.name) / _name.lower())
 
 
-QUIET = {  # files that compare measurements: `.ci/test` runs them one at a time
+QUIET = {  # files whose comparisons a busy machine spoils: `.ci/test` runs them one at a time
     "test_concurrency_and_parallelism.py",
-    "test_connection_pooling.py",
-    "test_connections.py",
     "test_context_switching.py",
-    "test_load.py",
     "test_processes_and_threads.py",
     "test_slow_network.py",
     "test_the_gil.py",
     "test_timeline.py",
-    "test_tiny_pool.py",
 }
 
 
@@ -54,3 +56,26 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid} may not skip here: {reason}"
     return report
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
+    """JupyterLab for the tests of one file."""
+    from tests.lab import CHROMIUM, Lab
+
+    if CHROMIUM is None:
+        pytest.skip("install: apt install chromium")
+    running = Lab(tmp_path_factory.mktemp("lab"))
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="module")
+def chromium(lab: "Lab") -> "Iterator[Browser]":
+    """A real browser beside it."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.lab import browser
+
+    with sync_playwright() as playwright, browser(playwright) as started:
+        yield started

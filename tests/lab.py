@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import Browser, Locator, Page, Playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
 from helpers.registry import REHEARSAL
 
@@ -25,6 +25,7 @@ CALM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--no-sandbox"]
 CALM += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 START_S, SLOW_S = 60.0, 120.0  # how long the server may take to start, and anything in the page
 DARK, LIGHT = "JupyterLab Dark", "JupyterLab Light"
+WIDE, NARROW = {"width": 1280, "height": 1000}, {"width": 800, "height": 1000}
 SETTINGS = {  # all cells are in the page, also those out of view; nobody asks for news; a notebook is saved by nobody
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false"},
@@ -229,3 +230,75 @@ def await_(condition: Callable[[], Any], seconds: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
+
+
+# What holds for every notebook
+
+
+def photograph(notebook: Notebook, name: str) -> None:
+    """Pictures of the notebook from top to bottom, for whoever wants to look at them."""
+    if folder := os.environ.get("HELPERS_SCREENSHOTS"):
+        assert notebook.photograph(Path(folder), name)
+
+
+def assert_runs_through(notebook: Notebook) -> None:
+    for cell in notebook.cells():
+        kinds = {(output["output_type"], output.get("name")) for output in cell.get("outputs", [])}
+        assert not kinds & {("error", None), ("stream", "stderr")}, f"{''.join(cell['source'])}\n{cell['outputs']}"
+    stubs = [cell for cell in notebook.cells() if cell["cell_type"] == "code" and "\ncheck(" in "".join(cell["source"])]
+    assert stubs and all("Not yet" in str(cell["outputs"]) for cell in stubs)
+    pictures = notebook.page.locator(".jp-OutputArea-output figure img")
+    drawn = pictures.evaluate_all("all => all.map(img => [img.alt.length > 40, img.naturalWidth > 400])")
+    assert drawn and all(map(all, drawn)), drawn
+    expect(notebook.page.get_by_text("Error displaying widget")).to_have_count(0)
+    expect(notebook.page.locator(".jp-OutputArea-output progress")).to_have_count(0)
+
+
+FAINT_TEXTS = """outputs => {
+    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    const rgba = colour => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = ([r, g, b, a], under) => [r, g, b].map((part, i) => part * a + under[i] * (1 - a)).concat(1);
+    const light = colour => colour.slice(0, 3).map(part => part / 255)
+        .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+    const background = node => {
+        const own = rgba(getComputedStyle(node).backgroundColor);
+        return own[3] === 1 || !node.parentElement ? own : over(own, background(node.parentElement));
+    };
+    const opacity = node => node ? getComputedStyle(node).opacity * opacity(node.parentElement) : 1;
+    const found = [];
+    for (const output of outputs) {
+        const texts = document.createTreeWalker(output, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode()) {
+            const node = texts.currentNode.parentElement;
+            const words = texts.currentNode.textContent.trim();
+            if (!words || node.tagName === 'STYLE' || !node.checkVisibility() || node.closest(':disabled')) continue;
+            const behind = background(node);
+            const [r, g, b, a] = rgba(getComputedStyle(node).color);
+            const [one, two] = [light(over([r, g, b, a * opacity(node)], behind)), light(behind)];
+            const contrast = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+            if (contrast < 4.5) found.push(`${contrast.toFixed(1)}: ${words.slice(0, 60)}`);
+        }
+    }
+    return found;
+}"""
+
+
+def faint_texts(notebook: Notebook) -> list[str]:
+    """Texts with less contrast than WCAG asks for (4.5)."""
+    found: list[str] = notebook.page.locator(".jp-OutputArea-output").evaluate_all(FAINT_TEXTS)
+    return found
+
+
+def cut_off(notebook: Notebook) -> list[str]:
+    """Outputs that are wider than their place."""
+    wider = """all => all.filter(box => box.scrollWidth > box.clientWidth + 1)
+        .map(box => `${box.scrollWidth} in ${box.clientWidth}: ${box.innerText.slice(0, 80)}`)"""
+    found: list[str] = notebook.page.locator(".jp-OutputArea-output:not(:has(> pre))").evaluate_all(wider)
+    return found
