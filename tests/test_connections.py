@@ -226,7 +226,7 @@ def test_a_server_that_is_named_is_not_enough_for_settings_of_our_own(monkeypatc
     assert round_trips.missing() == [postgres.available()]
 
 
-@pytest.mark.parametrize("message", {message for each in module.PROTOCOLS for message in each.round_trips})
+@pytest.mark.parametrize("message", sorted({message for each in module.PROTOCOLS for message in each.round_trips}))
 def test_every_message_fits_into_its_block(message: str) -> None:
     lines = figures._block(message).splitlines()
     assert len(lines) <= 4 and lines[0].startswith("→ ") and any(line.startswith("← ") for line in lines)
