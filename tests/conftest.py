@@ -58,6 +58,15 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True)
+def unpinned() -> Iterator[None]:
+    """An experiment that runs in this process may pin it: the next test has all cores again."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    yield
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
     """JupyterLab for the tests of one file."""
