@@ -26,6 +26,7 @@ for _name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "
     os.environ[_name] = str(Path(_home.name) / _name.lower())
 
 
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 QUIET = {  # files whose comparisons a busy machine spoils: `.ci/test` runs them one at a time
     "test_concurrency_and_parallelism.py",
     "test_context_switching.py",
@@ -61,10 +62,9 @@ def pytest_runtest_makereport(
 @pytest.fixture(autouse=True)
 def unpinned() -> Iterator[None]:
     """An experiment that runs in this process may pin it: the next test has all cores again."""
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     yield
-    if cores is not None:
-        os.sched_setaffinity(0, cores)
+    if CORES:
+        os.sched_setaffinity(0, CORES)
 
 
 @pytest.fixture(scope="module")
