@@ -27,7 +27,7 @@ for _name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "
 
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-QUIET = {  # files whose comparisons a busy machine spoils: `.ci/test` runs them one at a time
+QUIET = {  # files whose comparisons a busy machine spoils; elsewhere single tests bear the mark
     "test_concurrency_and_parallelism.py",
     "test_context_switching.py",
     "test_processes_and_threads.py",

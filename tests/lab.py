@@ -17,8 +17,11 @@ from typing import Any
 import psutil
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
+from helpers import claims
+from helpers.ledger import Ledger
 from helpers.registry import REHEARSAL
 
+INTERACTIONS = "03_context_switching.ipynb"  # the notebook whose buttons are pressed
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium")
 CALM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--no-sandbox"]
@@ -135,6 +138,24 @@ class Notebook:
             await panel.sessionContext.session.kernel.info;
             jupyterapp.shell.collapseLeft();
         }""")
+
+    def turn_to(self, name: str) -> None:
+        """Open another notebook in the same page, which need not load JupyterLab again; this one and its kernel end."""
+        self.page.evaluate(
+            """async name => {
+                const before = jupyterapp.shell.currentWidget;
+                await before.sessionContext.shutdown();
+                before.context.model.dirty = false;
+                before.dispose();
+                const panel = await jupyterapp.commands.execute('docmanager:open', {path: name});
+                await panel.context.ready;
+                await panel.sessionContext.ready;
+                await panel.sessionContext.session.kernel.info;
+            }""",
+            name,
+        )
+        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        self.name = name
 
     def theme(self, name: str) -> None:
         """Change the theme."""
@@ -302,3 +323,22 @@ def cut_off(notebook: Notebook) -> list[str]:
         .map(box => `${box.scrollWidth} in ${box.clientWidth}: ${box.innerText.slice(0, 80)}`)"""
     found: list[str] = notebook.page.locator(".jp-OutputArea-output:not(:has(> pre))").evaluate_all(wider)
     return found
+
+
+def assert_readable(notebook: Notebook) -> None:
+    """In both themes, and on a small screen."""
+    for theme in (DARK, LIGHT):
+        notebook.theme(theme)
+        photograph(notebook, f"{notebook.name[:2]}-{theme.split()[-1].lower()}")
+        assert faint_texts(notebook) == []
+    notebook.page.set_viewport_size(NARROW)
+    photograph(notebook, f"{notebook.name[:2]}-narrow")
+    assert cut_off(notebook) == []
+    notebook.page.set_viewport_size(WIDE)
+
+
+def assert_settled(lab: Lab, *notebooks: str) -> None:
+    """Every claim of these notebooks has a verdict, now that they have been run."""
+    numbers = {name[:2] for name in notebooks}
+    rows = claims.settle(Ledger(lab.ledger))
+    assert [row.claim.id for row in rows if row.claim.notebook in numbers and row.verdict is None] == []

@@ -13,16 +13,14 @@ from playwright.sync_api import Browser, Locator, expect
 
 from helpers.ledger import Ledger
 from tests.lab import (
-    DARK,
-    LIGHT,
-    NARROW,
+    INTERACTIONS,
     WIDE,
     Lab,
     Notebook,
+    assert_readable,
     assert_runs_through,
+    assert_settled,
     await_,
-    cut_off,
-    faint_texts,
     photograph,
 )
 
@@ -35,7 +33,7 @@ MEASURE_S = 60_000  # ms: until a run with small values is over
 @pytest.fixture(scope="module")
 def notebook(lab: Lab, chromium: Browser) -> Iterator[Notebook]:
     """Notebook 03, opened and run."""
-    opened = Notebook(lab, chromium.new_page(viewport=WIDE), "03_context_switching.ipynb")
+    opened = Notebook(lab, chromium.new_page(viewport=WIDE), INTERACTIONS)
     opened.run_all(300)
     yield opened
     opened.page.close()
@@ -44,6 +42,10 @@ def notebook(lab: Lab, chromium: Browser) -> Iterator[Notebook]:
 def test_run_all(notebook: Notebook) -> None:
     assert_runs_through(notebook)
     assert notebook.page.locator(".jp-OutputArea-output figure img").count() >= 8
+
+
+def test_its_claims_are_settled(notebook: Notebook) -> None:
+    assert_settled(notebook.lab, INTERACTIONS)
 
 
 def status(knob: Locator) -> Locator:
@@ -143,19 +145,8 @@ def assert_stopped(notebook: Notebook, text: str) -> None:
     expect(notebook.cell(text).locator("progress")).to_have_count(0)
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_texts_are_readable_in_both_themes(notebook: Notebook, theme: str) -> None:
-    notebook.theme(theme)
-    shade = theme.split()[-1].lower()
-    photograph(notebook, f"03-{shade}")
-    assert faint_texts(notebook) == []
-
-
-def test_nothing_is_cut_off_on_a_small_screen(notebook: Notebook) -> None:
-    notebook.page.set_viewport_size(NARROW)
-    photograph(notebook, "03-narrow")
-    assert cut_off(notebook) == []
-    notebook.page.set_viewport_size(WIDE)
+def test_it_is_readable(notebook: Notebook) -> None:
+    assert_readable(notebook)
 
 
 def test_a_guess_is_kept_over_a_new_kernel_and_a_new_page(notebook: Notebook) -> None:

@@ -1,6 +1,6 @@
 """Every notebook run through in JupyterLab, in a real browser, and looked at in both themes and on a small screen.
 
-HELPERS_SCREENSHOTS=folder keeps the pictures. The last test needs those before it.
+HELPERS_SCREENSHOTS=folder keeps the pictures. The last test needs those before it. Notebook 03 is test_browser.py's.
 """
 
 from __future__ import annotations
@@ -8,41 +8,36 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser
 
-from helpers import claims, publish
-from helpers.ledger import Ledger
+from helpers import publish
 from tests.lab import (
-    DARK,
-    LIGHT,
-    NARROW,
+    INTERACTIONS,
     WIDE,
     Lab,
     Notebook,
+    assert_readable,
     assert_runs_through,
-    cut_off,
-    faint_texts,
-    photograph,
+    assert_settled,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
-NOTEBOOKS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb"))]
+NOTEBOOKS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb")) if path.name != INTERACTIONS]
+
+
+@pytest.fixture(scope="module")
+def page(lab: Lab, chromium: Browser) -> Notebook:
+    """The page in which one notebook is opened after the other: to load JupyterLab takes longer than that."""
+    return Notebook(lab, chromium.new_page(viewport=WIDE), NOTEBOOKS[0])
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_runs_and_is_readable(lab: Lab, chromium: Browser, name: str) -> None:
-    opened = Notebook(lab, chromium.new_page(viewport=WIDE), name)
-    opened.run_all(200)
-    assert_runs_through(opened)
-    for theme in (DARK, LIGHT):
-        opened.theme(theme)
-        photograph(opened, f"{name[:2]}-{theme.split()[-1].lower()}")
-        assert faint_texts(opened) == []
-    opened.page.set_viewport_size(NARROW)
-    assert cut_off(opened) == []
-    opened.page.close()
+def test_it_runs_and_is_readable(page: Notebook, name: str) -> None:
+    if page.name != name:
+        page.turn_to(name)
+    page.run_all(200)
+    assert_runs_through(page)
+    assert_readable(page)
 
 
 def test_the_notebooks_that_ran_have_settled_their_claims(lab: Lab) -> None:
-    ran = {name[:2] for name in NOTEBOOKS}
-    rows = claims.settle(Ledger(lab.ledger))
-    assert [row.claim.id for row in rows if row.claim.notebook in ran and row.verdict is None] == []
+    assert_settled(lab, *NOTEBOOKS)

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from helpers import claims, machine, measure, sandbox
-from helpers.registry import Experiment, experiments
+from helpers.registry import Experiment, decode, experiments
 from helpers.sandbox import Stopped, TimedOut, WorkerDied
 from tests import leftovers
 
@@ -26,6 +26,12 @@ AT_ONCE = len(machine.cores()) + 1
 
 each_experiment = pytest.mark.parametrize("experiment", EVERY.values(), ids=list(EVERY))
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets Linux limits")
+
+
+def one_of_each_notebook() -> list[Experiment[..., Any]]:
+    """The one that takes longest."""
+    by_length = sorted(EVERY.values(), key=lambda each: each.seconds)
+    return list({each.name.partition(".")[0]: each for each in by_length}.values())
 
 
 def smallest(experiment: Experiment[..., Any]) -> dict[str, Any]:
@@ -72,24 +78,72 @@ def test_it_says_what_it_is(experiment: Experiment[..., Any]) -> None:
     assert all(need.__doc__ for need in (*experiment.needs, *experiment.wants))
 
 
+# On a poor machine it runs, or says in one line why not; and its record is complete
+
+POOR = f"""
+import contextlib, json, os, resource, sys, traceback
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+os.sched_setaffinity(0, {{{machine.cores()[0]}}})
+from helpers.__main__ import main
+for arguments in map(json.loads, sys.argv[1:]):
+    with open(arguments[1] + ".json", "w") as answer, open(arguments[1] + ".txt", "w") as words:
+        os.dup2(words.fileno(), 2)
+        with contextlib.redirect_stdout(answer):
+            try:
+                main(arguments)
+            except BaseException:
+                traceback.print_exc()
+"""
+
+
+class PoorRun(NamedTuple):
+    """The smallest run of an experiment with one core, few descriptors and little memory."""
+
+    answer: str  # the record as JSON
+    words: str  # what was said on stderr
+
+
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> dict[str, Future[Any]]:
-    """One real run of each, as small as it goes, in the sandbox; a few at once, for their figures are not looked at."""
+def poor_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, PoorRun]:
+    """Of each experiment one; a few at once, for their figures are not looked at."""
+    folder, names = tmp_path_factory.mktemp("poor"), chosen(request)
+    if not sys.platform.startswith("linux"):
+        return dict.fromkeys(names, PoorRun("", ""))
 
-    def run(experiment: Experiment[..., Any]) -> Any:
-        return experiment.run(on_progress=lambda *_: None, **smallest(experiment))
+    def arguments(name: str) -> str:
+        values = [f"{parameter}={value}" for parameter, value in smallest(EVERY[name]).items()]
+        return json.dumps(["run", name, *values, "--json"])
 
-    with ThreadPoolExecutor(
-        AT_ONCE
-    ) as pool:  # left when all are done: tests that look for processes find none of these
-        return {name: pool.submit(run, EVERY[name]) for name in chosen(request)}
+    def run(some: list[str]) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", POOR, *map(arguments, some)], cwd=folder, env=environment, timeout=300)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(run, [names[first::AT_ONCE] for first in range(AT_ONCE)]))
+    return {name: PoorRun(*((folder / f"{name}.{kind}").read_text() for kind in ("json", "txt"))) for name in names}
 
 
+@on_linux
+@pytest.mark.timeout(400)
+@each_experiment
+def test_it_runs_on_a_poor_machine_or_says_why_not(
+    experiment: Experiment[..., Any], poor_runs: dict[str, PoorRun]
+) -> None:
+    run = poor_runs[experiment.name]
+    assert "Traceback" not in run.words, run.words
+    assert run.answer or len(run.words.strip().splitlines()) == 1, run.words
+
+
+@pytest.mark.timeout(400)
 @each_experiment
 def test_its_record_is_complete_and_survives_json(
-    experiment: Experiment[..., Any], runs: dict[str, Future[Any]]
+    experiment: Experiment[..., Any], poor_runs: dict[str, PoorRun]
 ) -> None:
-    record = runs[experiment.name].result()
+    if answer := poor_runs[experiment.name].answer:
+        record = decode(json.loads(answer))
+    else:
+        record = experiment.run(on_progress=lambda *_: None, **smallest(experiment))
     assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
     assert record.headline_name in record.figures()
     assert record.experiment == experiment.name and record.parameters == smallest(experiment)
@@ -138,7 +192,7 @@ def test_stop_time_out_and_kill_leave_nothing(experiment: Experiment[..., Any]) 
 
 
 @on_linux
-@each_experiment
+@pytest.mark.parametrize("experiment", one_of_each_notebook(), ids=lambda each: each.name)
 def test_an_interrupt_leaves_nothing(experiment: Experiment[..., Any]) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "helpers", "run", experiment.name], cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -149,36 +203,3 @@ def test_an_interrupt_leaves_nothing(experiment: Experiment[..., Any]) -> None:
     _, words = run.communicate(timeout=20)
     assert run.returncode == 130 and "Traceback" not in words
     assert leftovers.left_by(run.pid) == []
-
-
-# On a poor machine: it runs, or says in one line why not
-
-POOR = f"""
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-os.sched_setaffinity(0, {{{machine.cores()[0]}}})
-from helpers.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture(scope="module")
-def poor_runs(request: pytest.FixtureRequest) -> dict[str, Future[Any]]:
-    """The smallest run of each with one core, few descriptors and little memory; a few at once: nothing is measured."""
-
-    def run(experiment: Experiment[..., Any]) -> subprocess.CompletedProcess[str]:
-        values = [f"{name}={value}" for name, value in smallest(experiment).items()]
-        command = [sys.executable, "-c", POOR, "run", experiment.name, *values]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return {name: pool.submit(run, EVERY[name]) for name in chosen(request)}
-
-
-@on_linux
-@each_experiment
-def test_it_runs_on_a_poor_machine_or_says_why_not(experiment: Experiment[..., Any], poor_runs: dict[str, Any]) -> None:
-    done = poor_runs[experiment.name].result()
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -43,6 +43,7 @@ from helpers.measure import estimate
 from helpers.testbed import postgres, web
 from tests import test_figures
 
+quiet = pytest.mark.quiet  # compares times
 PATIENCE_S = 40  # the machine may be busy
 
 with_database = pytest.mark.skipif(postgres.available() is not None, reason=str(postgres.available()))
@@ -148,6 +149,7 @@ def trips() -> RoundTrips:
     return seen(lambda: round_trips.here(farthest_ms=10, repeats=5), is_as_foreseen)
 
 
+@quiet
 @with_database
 def test_every_protocol_takes_its_round_trips(trips: RoundTrips) -> None:
     assert is_as_foreseen(trips), trips.figures()
@@ -193,6 +195,7 @@ def test_other_messages_than_foreseen_are_said() -> None:
     assert word == "not observed here: TLS 1.2 waited 1 times, not 2"
 
 
+@quiet
 @with_database
 def test_the_picture_has_a_block_for_each_round_trip(trips: RoundTrips) -> None:
     k = trips.set_ups[-1].k
@@ -205,6 +208,7 @@ def test_the_picture_has_a_block_for_each_round_trip(trips: RoundTrips) -> None:
     assert "reference run on another machine" in [text.get_text().partition(": ")[2] for text in ax.texts]
 
 
+@quiet
 @with_database
 def test_each_line_is_drawn_from_what_is_left_at_distance_0(trips: RoundTrips) -> None:
     ax = figures.fits(trips)
@@ -247,6 +251,7 @@ def resuming_is_cheaper(record: TlsCost) -> bool:
     return all(cost[f"{version}, resumed"] < 0.8 * cost[version] for version in ("TLS 1.2", "TLS 1.3"))
 
 
+@quiet
 def test_what_a_handshake_takes(handshakes: TlsCost) -> None:
     assert resuming_is_cheaper(handshakes), handshakes.figures()
     count = {each.name: len(each.round_trips) for each in handshakes.handshakes}
@@ -262,6 +267,7 @@ def test_what_a_handshake_takes(handshakes: TlsCost) -> None:
         assert each.both.samples == pytest.approx([sum(part) for part in parts])
 
 
+@quiet
 def test_a_postgresql_before_18_asks_for_its_own_curve(handshakes: TlsCost) -> None:
     if handshakes.server is None:
         pytest.skip("install: a PostgreSQL with TLS of its own (apt install postgresql)")
@@ -302,6 +308,7 @@ def by_protocol(record: HundredRequests) -> dict[str, Waterfall]:
     return {each.protocol: each for each in record.waterfalls}
 
 
+@quiet
 def test_each_protocol_needs_its_round_trips() -> None:
     def as_predicted(record: HundredRequests) -> bool:
         return all(
@@ -319,6 +326,7 @@ def test_each_protocol_needs_its_round_trips() -> None:
     assert not [word for word in record.warnings if "not observed" in word]
 
 
+@quiet
 def test_connections_are_used_as_each_protocol_uses_them() -> None:
     record = hundred_requests.here(0, requests=30)
     used = {name: len({each.connection for each in fall.requests}) for name, fall in by_protocol(record).items()}
@@ -383,6 +391,7 @@ def agrees_with_psycopg(record: DatabaseConnection) -> bool:
     return 0.85 < record.against_psycopg.median < 1.15
 
 
+@quiet
 @with_database
 @pytest.mark.parametrize(
     ("secured", "expected"), [(True, {"tls": 2, "authentication": 3}), (False, {"authentication": 1})]
@@ -463,6 +472,7 @@ def chat() -> WebSocket:
     return seen(lambda: websocket.here(10, poll_ms=200, every_ms=40, messages=20, repeats=5), as_expected)
 
 
+@quiet
 def test_a_polled_message_waits_half_a_period_and_a_pushed_one_half_a_round_trip(chat: WebSocket) -> None:
     polling, long_polling, pushed = (way.delay.median for way in chat.ways)
     assert 0.25 < polling / chat.poll_ms < 0.75
@@ -471,6 +481,7 @@ def test_a_polled_message_waits_half_a_period_and_a_pushed_one_half_a_round_trip
     assert not [word for word in chat.warnings if "not observed" in word]
 
 
+@quiet
 def test_every_message_came_by_every_way_for_its_price(chat: WebSocket) -> None:
     polling, long_polling, pushed = chat.ways
     assert [len(way.delay.samples) for way in chat.ways] == [20, 20, 20]
@@ -479,6 +490,7 @@ def test_every_message_came_by_every_way_for_its_price(chat: WebSocket) -> None:
     assert chat.empty_poll > 50 and chat.upgrade_bytes > 200
 
 
+@quiet
 def test_the_upgrade_takes_one_round_trip(chat: WebSocket) -> None:
     assert chat.upgrade_round_trips.median == pytest.approx(1, abs=0.3)
 
@@ -515,6 +527,7 @@ def test_silence_costs_what_the_polls_cost() -> None:
     assert "120 requests a minute, 11.7 KiB" in quicker
 
 
+@quiet
 def test_bytes_are_counted_beyond_the_message_itself(chat: WebSocket) -> None:
     """By WebSocket they are a frame's header and a share of the upgrade; by polling request, heads and brackets."""
     count = len(chat.ways[-1].delay.samples)

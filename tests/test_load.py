@@ -23,6 +23,8 @@ from tests.leftovers import free_port
 
 Address = tuple[str, int]
 
+quiet = pytest.mark.quiet  # compares times
+
 ROOT = Path(__file__).resolve().parent.parent
 SHORT: dict[str, Any] = {"seconds": 0.3, "warm_up_s": 0.05, "timeout_s": 2.0}
 
@@ -84,12 +86,14 @@ def test_in_a_closed_loop_every_connection_always_has_a_request(server: Address)
     assert not report.errors and not report.timeouts and not report.warnings
 
 
+@quiet
 def test_in_an_open_loop_the_schedule_is_kept(server: Address) -> None:
     report = open_loop(server, rate=300, seconds=0.5, warm_up_s=0.1)
     assert report.requests == len(report.latencies_us) == scheduled(300, 0.5, 0.1)
     assert report.quantile(0) <= report.quantile(0.5) <= report.quantile(1) == max(report.latencies_us)
 
 
+@quiet
 def test_waiting_counts_in_an_open_loop_alone(server: Address) -> None:
     """One connection and 10 ms a request: at most 100/s. At 200/s half a second's arrivals take a second to serve."""
     closed = closed_loop(server, connections=1, path="/0.01", seconds=0.5)
@@ -102,6 +106,7 @@ def test_waiting_counts_in_an_open_loop_alone(server: Address) -> None:
     assert min(lasts) > max(firsts)
 
 
+@quiet
 def test_with_free_connections_nobody_waits(server: Address) -> None:
     few, many = (
         open_loop(server, rate=200, connections=connections, path="/0.01", seconds=0.5, warm_up_s=0, seed=None)

@@ -28,6 +28,10 @@ from helpers.record import Record
 BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd"
 COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": GREY, "interpreters": RED}
 MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v", "interpreters": "P"}
+MODELS = {  # of servers: colour and marker
+    "thread per connection": (ORANGE, "s"), "thread pool": ("#e8c07d", "D"), "event loop": (PURPLE, "^"),
+    "hybrid": (BLUE, "o"), "pre-fork": (GREY, "v"),
+}  # fmt: skip
 INK, FAINT, CLAIM, GHOST = "#222222", "#6b6b70", "#d9d9de", "#a5a5ab"
 GUESS = VIOLET
 FOUR = (GREY, PURPLE, ORANGE, BLUE)  # for four things that are not contexts
@@ -138,9 +142,9 @@ class Picture:
 def _png(figure: Figure) -> bytes:
     """The figure at twice the size that it is shown in. 256 colours are enough, and take a third of the bytes."""
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=2 * mpl.rcParams["figure.dpi"] * 0.75)
-    image = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(small, "png", optimize=True)
+    figure.savefig(full, format="png", dpi=2 * mpl.rcParams["figure.dpi"] * 0.75, pil_kwargs={"compress_level": 1})
+    image = Image.open(full).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.save(small, "png")
     return small.getvalue()
 
 
