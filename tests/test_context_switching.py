@@ -193,14 +193,14 @@ def test_no_data_is_the_bare_switch() -> None:
 
 
 def test_computing_workers_wait_for_each_other() -> None:
-    record = oversubscription.here("computing", per_core=8, seconds_each=0.2)
+    record = oversubscription.here("computing", per_core=8, seconds_each=0.1)
     at_cores = record.workers.index(record.cores)
     assert record.p99[-1].median > 2 * record.p99[at_cores].median
     assert record.throughput[-1].median < 2 * record.throughput[at_cores].median
 
 
 def test_waiting_workers_do_not() -> None:
-    record = oversubscription.here("waiting", per_core=8, seconds_each=0.2)
+    record = oversubscription.here("waiting", per_core=8, seconds_each=0.1)
     assert record.throughput[-1].median > 4 * record.throughput[0].median
 
 

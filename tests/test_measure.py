@@ -96,7 +96,7 @@ def lognormal(source: random.Random) -> float:
 @pytest.mark.parametrize(("draw", "truth"), [(normal, 10), (lognormal, 1)], ids=["normal", "lognormal"])
 def test_the_interval_covers_the_truth(draw: Callable[[random.Random], float], truth: float, count: int) -> None:
     source = random.Random(count)
-    trials = TRIALS if count < 21 else TRIALS // 2  # for time's sake
+    trials = TRIALS if count < 11 else TRIALS // 2  # for time's sake
     found = [estimate([draw(source) for _ in range(count)], "s") for _ in range(trials)]
     covered = sum(each.low <= truth <= each.high for each in found) / trials
     print(f"{draw.__name__} {count}: {covered:.1%}")
