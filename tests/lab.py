@@ -338,7 +338,8 @@ def assert_readable(notebook: Notebook) -> None:
 
 
 def assert_settled(lab: Lab, *notebooks: str) -> None:
-    """Every claim of these notebooks has a verdict, now that they have been run."""
+    """Every claim of these notebooks has a verdict, now that they have been run; without those about a crowd of
+    connections, which a rehearsal makes small."""
     numbers = {name[:2] for name in notebooks}
-    rows = claims.settle(Ledger(lab.ledger))
-    assert [row.claim.id for row in rows if row.claim.notebook in numbers and row.verdict is None] == []
+    rows = [row for row in claims.settle(Ledger(lab.ledger)) if row.claim.notebook in numbers]
+    assert [row.claim.id for row in rows if row.verdict is None and "connections" not in row.claim.where] == []

@@ -48,3 +48,20 @@ def endless(note: str) -> None:
 
 def failing() -> None:
     raise ValueError("not today")
+
+
+class Counter:
+    """A part that remembers."""
+
+    def __init__(self, start: int) -> None:
+        self.count = start
+
+    def add(self, number: int) -> dict[str, int]:
+        self.count += number
+        return {"process": os.getpid(), "result": self.count}
+
+    def sleep(self) -> None:
+        time.sleep(600)
+
+    def fail(self) -> None:
+        raise ValueError("not today")

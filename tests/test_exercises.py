@@ -720,6 +720,283 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("other", "SOLUTION.replace('+ key + masked', '+ masked + key')"),
         ("other", "SOLUTION.replace('place % 4', 'place % 3')"),
     ],
+    "06-next-wait": [
+        ("ready", "SOLUTION.replace('if ready:', 'if ready and not timers:')"),
+        ("ready", "def next_wait(ready, timers, now): return max(0, timers[0] - now) if timers else None"),
+        ("moment", "SOLUTION.replace('max(0, timers[0] - now)', 'timers[0]')"),
+        ("late", "SOLUTION.replace('max(0, timers[0] - now)', 'timers[0] - now')"),
+        ("last", "SOLUTION.replace('timers[0]', 'timers[-1]')"),
+        ("spin", "SOLUTION.replace('return None', 'return 0')"),
+        ("for-ever", "SOLUTION.replace('if timers:', 'if len(timers) > 1:')"),
+        ("other", "SOLUTION.replace('timers[0] - now', 'now - timers[0]')"),
+    ],
+    "06-by-hand": [
+        ("async", "async def drive(coroutine, answer): return await coroutine"),
+        (
+            "iterate",
+            """
+            def drive(coroutine, answer):
+                for request in coroutine: answer(request)
+        """,
+        ),
+        ("start", "SOLUTION.replace('coroutine.send, None', \"coroutine.send, ''\")"),
+        (
+            "no-answer",
+            "SOLUTION.replace('coroutine.send, answer(request)', 'coroutine.send, answer(request) and None')",
+        ),
+        (
+            "no-answer",
+            """
+            def drive(coroutine, answer):
+                for request in coroutine.__await__(): answer(request)
+        """,
+        ),
+        ("lost-result", "SOLUTION.replace('return end.value', 'return None')"),
+        (
+            "lost-result",
+            """
+            def drive(coroutine, answer):
+                request = coroutine.send(None)
+                while True: request = coroutine.send(answer(request))
+        """,
+        ),
+        (
+            "not-thrown",
+            """
+            def drive(coroutine, answer):
+                value = None
+                try:
+                    while True: value = answer(coroutine.send(value))
+                except StopIteration as end: return end.value
+        """,
+        ),
+        ("not-thrown", "SOLUTION.replace('coroutine.throw, error', 'coroutine.send, error')"),
+        (
+            "lost-request",
+            """
+            def drive(coroutine, answer):
+                value = None
+                try:
+                    while True:
+                        request = coroutine.send(value)
+                        try: value = answer(request)
+                        except Exception as error:
+                            coroutine.throw(error)
+                            value = None
+                except StopIteration as end: return end.value
+        """,
+        ),
+        (
+            "swallowed",
+            "SOLUTION.replace('return end.value', 'return end.value\\n        except Exception: return None')",
+        ),
+        (
+            "unfinished",
+            """
+            def drive(coroutine, answer):
+                request = coroutine.send(None)
+                try:
+                    while request: request = coroutine.send(answer(request))
+                except StopIteration as end: return end.value
+        """,
+        ),
+        ("other", "SOLUTION.replace('answer(request)', '[answer(request)]')"),
+    ],
+    "06-slices": [
+        ("not-async", "def in_slices(steps, seconds, clock): return [step() for step in steps]"),
+        ("blocks", "async def in_slices(steps, seconds, clock): return [step() for step in steps]"),
+        ("blocks", "SOLUTION.replace('>= seconds', '>= 10 * seconds')"),
+        ("blocks", "SOLUTION.replace('await asyncio.sleep(0)', 'sleep(0)')"),
+        ("each-step", "SOLUTION.replace('clock() - began >= seconds', 'results')"),
+        ("by-count", "SOLUTION.replace('clock() - began >= seconds', 'len(results) % 7 == 6')"),
+        ("not-anew", "SOLUTION.replace('            began = clock()\\n', '')"),
+        (
+            "others",
+            "SOLUTION.replace('await asyncio.sleep(0)\\n            began = clock()', "
+            "'began = clock()\\n            await asyncio.sleep(0)')",
+        ),
+        ("sleeps", "SOLUTION.replace('sleep(0)', 'sleep(0.05)')"),
+        ("thread", "SOLUTION.replace('step()', 'await asyncio.to_thread(step)')"),
+        ("results", "SOLUTION.replace('return results', 'return results[::-1]')"),
+        ("results", "SOLUTION.replace('results.append(step())', 'results.append(step)')"),
+        ("other", "SOLUTION.replace('results.append(step())', 'results.append(step()); began -= 0.001')"),
+    ],
+    "06-first-answer": [
+        ("not-async", "def first_answer(coroutines, seconds): return 'server 2'"),
+        (
+            "one-by-one",
+            """
+            async def first_answer(coroutines, seconds):
+                async with asyncio.timeout(seconds):
+                    for coroutine in coroutines: return await coroutine
+        """,
+        ),
+        ("late", "SOLUTION.replace(', return_when=asyncio.FIRST_COMPLETED', '')"),
+        ("not-result", "SOLUTION.replace('done.pop().result()', 'done.pop()')"),
+        (
+            "left-running",
+            """
+            async def first_answer(coroutines, seconds):
+                return await next(asyncio.as_completed(coroutines, timeout=seconds))
+        """,
+        ),
+        ("not-awaited", "SOLUTION.replace('await asyncio.gather(*tasks, return_exceptions=True)', '')"),
+        ("no-timeout", "SOLUTION.replace('asyncio.timeout(seconds)', 'asyncio.timeout(None)')"),
+        ("too-early", "SOLUTION.replace('asyncio.timeout(seconds)', 'asyncio.timeout(seconds / 3)')"),
+        (
+            "wrong-error",
+            "SOLUTION.replace('    finally:', '    except TimeoutError:\\n        return None\\n    finally:')",
+        ),
+        (
+            "swallowed",
+            "SOLUTION.replace('return done.pop().result()', "
+            "'try: return done.pop().result()\\n        except Exception: return None')",
+        ),
+        ("hidden", "SOLUTION.replace('return_exceptions=True', 'return_exceptions=False')"),
+        (
+            "timeout-leak",
+            """
+            async def first_answer(coroutines, seconds):
+                tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+                done, others = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if not done: raise TimeoutError
+                for task in others: task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                return done.pop().result()
+        """,
+        ),
+        (
+            "cancel-leak",
+            """
+            async def first_answer(coroutines, seconds):
+                tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+                done, others = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for task in others: task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                if not done: raise TimeoutError
+                return done.pop().result()
+        """,
+        ),
+        ("other", "SOLUTION.replace('return done.pop().result()', 'return done.pop().result().upper()')"),
+    ],
+    "07-burst": [
+        ("pair", "def burst(clients, threads, queue, service_ms): return max(0, clients - threads - queue)"),
+        ("in-service", "SOLUTION.replace('threads + queue', 'queue')"),
+        ("negative", "SOLUTION.replace('clients - served', 'clients - threads - queue')"),
+        ("turned-away-wait", "SOLUTION.replace('(served - 1)', '(clients - 1)')"),
+        ("one-thread", "SOLUTION.replace('(served - 1) // threads', 'max(0, served - threads)')"),
+        ("fluid", "SOLUTION.replace('(served - 1) // threads', 'max(0, served - threads) / threads')"),
+        ("own-service", "SOLUTION.replace('rounds * service_ms', '(rounds + 1) * service_ms')"),
+        ("one-more", "SOLUTION.replace('(served - 1) // threads', 'served // threads')"),
+        ("other", "SOLUTION.replace('* service_ms', '* service_ms / 1000')"),
+    ],
+    "07-accept": [
+        ("pair", "SOLUTION.replace('return connections, False', 'return connections')"),
+        (
+            "once",
+            """
+            def accept_all(listener):
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                return [connection], False
+        """,
+        ),
+        (
+            "nobody",
+            """
+            def accept_all(listener):
+                connections = []
+                while True:
+                    connections.append(listener.accept()[0])
+        """,
+        ),
+        ("blocking", "SOLUTION.replace('connection.setblocking(False)', 'pass')"),
+        (
+            "address",
+            "SOLUTION.replace('connection, _ =', 'connection =')"
+            ".replace('connection.setblocking', 'connection[0].setblocking')",
+        ),
+        ("full", "SOLUTION.replace('(errno.EMFILE, errno.ENFILE)', '(errno.ENFILE,)')"),
+        ("lost", "SOLUTION.replace('return connections, True', 'return [], True')"),
+        ("not-told", "SOLUTION.replace('return connections, True', 'return connections, False')"),
+        ("spins", "SOLUTION.replace('return connections, True', 'continue')"),
+        ("system", "SOLUTION.replace('(errno.EMFILE, errno.ENFILE)', '(errno.EMFILE,)')"),
+        ("false-alarm", "SOLUTION.replace('return connections, False', 'return connections, True')"),
+        ("aborted", "SOLUTION.replace('except ConnectionAbortedError', 'except ConnectionResetError')"),
+        ("aborted", "SOLUTION.replace('            continue', '            return connections, False')"),
+        ("swallowed", "SOLUTION.replace('                raise', '                return connections, False')"),
+        ("swallowed", "SOLUTION.replace('                raise', '                continue')"),
+    ],
+    "07-deadline": [
+        ("pair", "SOLUTION.replace('return head, rest', 'return head')"),
+        (
+            "pieces",
+            """
+            def read_head(sock, seconds, limit, clock):
+                sock.settimeout(seconds)
+                head, _, rest = sock.recv(4096).partition(b"\\r\\n\\r\\n")
+                return head, rest
+        """,
+        ),
+        ("no-end", "SOLUTION.replace('not in data', 'not in data[:-4]')"),
+        ("no-end", "SOLUTION.replace('not in data', 'not in data[:-4]').replace('sock.settimeout(left)', 'pass')"),
+        ("rest", 'SOLUTION.replace("return head, rest", "return head, b\'\'")'),
+        ("no-timeout", "SOLUTION.replace('sock.settimeout(left)', 'pass')"),
+        ("per-recv", "SOLUTION.replace('sock.settimeout(left)', 'sock.settimeout(seconds)')"),
+        ("per-recv", "SOLUTION.replace('left = deadline - clock()', 'left = seconds')"),
+        ("early", "SOLUTION.replace('clock() + seconds', 'clock() + seconds / 2')"),
+        ("over", "SOLUTION.replace('if left <= 0:', 'if False:')"),
+        ("over", "SOLUTION.replace('if left <= 0:', 'left = max(0, left)\\n        if False:')"),
+        ("wrong-error", "SOLUTION.replace('raise TimeoutError(', 'raise EOFError(')"),
+        (
+            "wrong-error",
+            """
+            def read_head(sock, seconds, limit, clock):
+                deadline, data = clock() + seconds, b""
+                while b"\\r\\n\\r\\n" not in data:
+                    try:
+                        sock.settimeout(max(deadline - clock(), 0.0001))
+                        piece = sock.recv(4096)
+                    except TimeoutError: return None
+                    if not piece: raise EOFError
+                    data += piece
+                return tuple(data.split(b"\\r\\n\\r\\n", 1))
+        """,
+        ),
+        ("end", 'SOLUTION.replace("raise EOFError(", "return data, b\'\' #")'),
+        ("forever", "SOLUTION.replace('if not piece:', 'if False:')"),
+        ("limit", "SOLUTION.replace('if len(data) > limit:', 'if False:')"),
+        ("other", "SOLUTION.replace('return head, rest', 'return head.upper(), rest')"),
+    ],
+    "07-frames": [
+        ("feed", "def frame_reader(limit): return [limit]"),
+        ("feed", "SOLUTION.replace('return frames', 'return frames or None')"),
+        ("opcode", "SOLUTION.replace('data[0] & 0x0F', 'data[0]')"),
+        ("mask-bit", "SOLUTION.replace('data[1] & 0x7F', 'data[1]')"),
+        ("not-unmasked", "SOLUTION.replace('byte ^ key[place % 4]', 'byte')"),
+        ("long", "SOLUTION.replace('if size > 125:', 'if False:')"),
+        ("long", "SOLUTION.replace('big', 'little')"),
+        ("long", "SOLUTION.replace('4 if size == 126 else 10', '4')"),
+        ("no-payload", "SOLUTION.replace('frames.append(', 'payload and frames.append(')"),
+        ("several", "SOLUTION.replace('while frame', 'if frame')"),
+        ("again", "SOLUTION.replace('while frame', 'if frame').replace('del kept[:end]', 'pass')"),
+        ("pieces", "SOLUTION.replace('kept.extend(data)', 'kept[:] = data')"),
+        ("pieces", "SOLUTION.replace('if len(data) < end:', 'if len(data) < begin:')"),
+        (
+            "shared",
+            "SOLUTION.replace('    kept = bytearray()\\n', '')"
+            ".replace('def frame_reader', 'kept = bytearray()\\ndef frame_reader')",
+        ),
+        ("unmasked", "SOLUTION.replace('not data[1] & 0x80 or ', '')"),
+        ("limit", "SOLUTION.replace(' or size > limit', '')"),
+        (
+            "limit",
+            "SOLUTION.replace(' or size > limit', '')"
+            ".replace('    key =', '    if size > limit: raise ValueError\\n    key =')",
+        ),
+        ("too-strict", "SOLUTION.replace('size > limit', 'size >= limit')"),
+        ("other", "SOLUTION.replace('data[0] & 0x0F', 'data[0] & 0x0E')"),
+    ],
     "08-size-by-law": [
         ("milliseconds", "SOLUTION.replace(' / 1000', '')"),
         ("in-use", "SOLUTION.replace('in_use / utilisation', 'in_use')"),
@@ -1216,6 +1493,132 @@ RIGHT: dict[str, list[str]] = {
             made[1] |= 0x80
             for place in range(len(data)): data[place] ^= key[place & 3]
             return made + key + data
+        """,
+    ],
+    "06-next-wait": [
+        "def next_wait(ready, timers, now): return 0.0 if ready else max(min(timers) - now, 0) if timers else None",
+    ],
+    "06-by-hand": [
+        """
+            def drive(coroutine, answer):
+                try:
+                    request = coroutine.send(None)
+                    while True:
+                        try: value = answer(request)
+                        except Exception as error: request = coroutine.throw(error)
+                        else: request = coroutine.send(value)
+                except StopIteration as end:
+                    return end.value
+        """,
+    ],
+    "06-slices": [
+        """
+            async def in_slices(steps, seconds, clock):
+                results, until = [], clock() + seconds
+                for step in steps:
+                    if clock() >= until:
+                        await asyncio.sleep(0)
+                        until = clock() + seconds
+                    results += [step()]
+                return results
+        """,
+        """
+            async def in_slices(steps, seconds, clock):
+                results, worked = [], 0
+                for step in steps:
+                    began = clock()
+                    results.append(step())
+                    worked += clock() - began
+                    if worked >= seconds:
+                        worked = await asyncio.sleep(0, 0)
+                return results
+        """,
+    ],
+    "06-first-answer": [
+        """
+            async def first_answer(coroutines, seconds):
+                tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+                try:
+                    done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                    if not done:
+                        raise TimeoutError
+                    return await done.pop()
+                finally:
+                    for task in tasks: task.cancel()
+                    await asyncio.wait(tasks)
+        """,
+        """
+            async def first_answer(coroutines, seconds):
+                tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+                try:
+                    return await next(iter(asyncio.as_completed(tasks, timeout=seconds)))
+                finally:
+                    [task.cancel() for task in tasks]
+                    await asyncio.gather(*tasks, return_exceptions=True)
+        """,
+    ],
+    "07-burst": [
+        """
+            def burst(clients, threads, queue, service_ms):
+                turned_away = max(0, clients - threads - queue)
+                left, wait = clients - turned_away, 0
+                while left > threads:
+                    left, wait = left - threads, wait + service_ms
+                return turned_away, wait
+        """,
+    ],
+    "07-accept": [
+        """
+            def accept_all(listener):
+                found = []
+                try:
+                    while True:
+                        try:
+                            found.append(listener.accept()[0])
+                            found[-1].settimeout(0)
+                        except ConnectionAbortedError: pass
+                except BlockingIOError: return tuple(found), 0
+                except OSError as error:
+                    if error.errno in {errno.EMFILE, errno.ENFILE}: return found, 1
+                    raise
+        """,
+    ],
+    "07-deadline": [
+        """
+            def read_head(sock, seconds, limit, clock):
+                until, got = clock() + seconds, bytearray()
+                while (at := got.find(b"\\r\\n\\r\\n")) < 0:
+                    if len(got) > limit: raise ValueError
+                    if (left := until - clock()) <= 0: raise TimeoutError
+                    sock.settimeout(left)
+                    if not (piece := sock.recv(4096)): raise EOFError
+                    got += piece
+                return bytes(got[:at]), bytes(got[at + 4:])
+        """,
+    ],
+    "07-frames": [
+        """
+            def frame_reader(limit):
+                def reading():
+                    kept, frames = b"", []
+                    def need(size):
+                        nonlocal kept, frames
+                        while len(kept) < size:
+                            kept += yield frames
+                            frames = []
+                        part, kept = kept[:size], kept[size:]
+                        return part
+                    while True:
+                        first, second = yield from need(2)
+                        size = second & 127
+                        if size > 125: size = int.from_bytes((yield from need(2 if size == 126 else 8)), "big")
+                        if second < 128 or size > limit: raise ValueError
+                        key = yield from need(4)
+                        payload = yield from need(size)
+                        frames = [*frames, (first & 15, bytes(b ^ key[i & 3] for i, b in enumerate(payload)))]
+                reader = reading()
+                reader.send(None)
+                return reader.send
         """,
     ],
     "08-size-by-law": [

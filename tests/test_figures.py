@@ -13,13 +13,16 @@ from helpers.figures import (
     connection_pooling,
     connections,
     context_switching,
+    event_loops,
     processes_and_threads,
+    server_models,
     start_here,
     style,
     the_gil,
 )
 from helpers.measure import Estimate, Noise, estimate
 from helpers.record import Record
+from helpers.testbed import servers
 
 
 def shipped(name: str, **parameters: object) -> Record:
@@ -102,6 +105,14 @@ def of_05(name: str, **parameters: object) -> Record:
     return shipped(f"connections.{name}", **parameters)
 
 
+def of_06(name: str, **parameters: object) -> Record:
+    return shipped(f"event_loops.{name}", **parameters)
+
+
+def of_07(name: str, **parameters: object) -> Record:
+    return shipped(f"server_models.{name}", **parameters)
+
+
 def of_08(name: str, **parameters: object) -> Record:
     return shipped(f"connection_pooling.{name}", **parameters)
 
@@ -112,6 +123,10 @@ def with_and_without() -> list[Record]:
 
 def sweeps() -> list[Record]:
     return every("connection_pooling.size_sweep", "work", "waiting", "computing")
+
+
+def models_of(name: str) -> list[Record]:
+    return every(f"server_models.{name}", "model", *servers.MODELS)
 
 
 PICTURES = {
@@ -189,6 +204,25 @@ PICTURES = {
         first(), guesses={"thread start": 1e6, "TCP connect": 10}, ghost=first()
     ),
     "spread": lambda: start_here.spread(first()),
+    "waiting": lambda: event_loops.waiting(of_06("waiting"), guess=20, ghost=of_06("waiting")),
+    "step": lambda: event_loops.step(of_06("steps", program="conversation"), 5),
+    "hand-offs": lambda: event_loops.hand_offs(of_06("hand_offs"), ghost=of_06("hand_offs")),
+    "echo": lambda: event_loops.echo(of_06("echo"), guess=5, ghost=of_06("echo")),
+    "heartbeat": lambda: event_loops.heartbeat(of_06("heartbeat"), guess=10, ghost=of_06("heartbeat"))[0],
+    "cures": lambda: event_loops.cures(of_06("heartbeat"), guess=1, ghost=of_06("heartbeat"))[0],
+    "culprit": lambda: event_loops.culprit(of_06("culprit")),
+    "time-outs": lambda: event_loops.timeouts_and_cancellation(of_06("timeouts_and_cancellation")),
+    "back-pressure": lambda: event_loops.back_pressure(of_06("back_pressure"), guess=2, ghost=of_06("back_pressure")),
+    "sweep": lambda: server_models.sweep(of_07("sweep", most=10_000))[0],
+    "ten thousand": lambda: server_models.ten_thousand(
+        of_07("ten_thousand"), guess=20_000, guess_answered=50, ghost=of_07("ten_thousand")
+    )[0],
+    "queue": lambda: server_models.queueing(of_07("queueing")),
+    "queue, turned away": lambda: server_models.queueing(of_07("queueing", when_full="turned away")),
+    "mixed work": lambda: server_models.mixed_work(models_of("mixed_work"), guess=20, ghosts=models_of("mixed_work")),
+    "slow clients": lambda: server_models.slow_clients(models_of("slow_clients"), guess=1),
+    "hundred thousand": lambda: server_models.hundred_thousand(of_07("hundred_thousand"), guess=50)[0],
+    "crowd": lambda: server_models.crowd(of_07("hundred_thousand")),
 }
 
 

@@ -176,3 +176,37 @@ def test_a_call_ends_with_its_caller(tmp_path: Path) -> None:
         assert comes_true(lambda: note.exists() and note.read_text() != "")
         caller.kill()
     assert comes_true(lambda: is_gone(int(note.read_text())))
+
+
+def test_a_part_is_one_object_in_one_process() -> None:
+    with program.working(MODULE, "Counter", start=40) as part:
+        found = []
+        for number in (1, 2):
+            part.begin("add", number=number)
+            found.append(part.result())
+    assert [each["result"] for each in found] == [41, 43]
+    assert found[0]["process"] == found[1]["process"] != os.getpid()
+    assert is_gone(found[0]["process"])
+
+
+def test_a_part_that_fails_says_why() -> None:
+    with program.working(MODULE, "Counter", start=0) as part:
+        part.begin("fail")
+        with pytest.raises(RuntimeError, match="not today"):
+            part.result()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes as Linux shows them")
+def test_a_part_goes_with_its_user_whatever_it_is_doing() -> None:
+    code = (
+        "from helpers.testbed import program\n"
+        f"with program.working({MODULE!r}, 'Counter', start=0) as part:\n"
+        "    part.begin('add', number=1); print(part.result()['process'], flush=True)\n"
+        "    part.begin('sleep'); part.result()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as user:
+        assert user.stdout is not None
+        process = int(user.stdout.readline())
+        time.sleep(0.1)
+        user.kill()
+    assert comes_true(lambda: is_gone(process))

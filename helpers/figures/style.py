@@ -29,7 +29,7 @@ BLUE, ORANGE, RED, PURPLE, GREY, VIOLET = "#5790fc", "#f89c20", "#e42536", "#964
 COLOURS = {"processes": BLUE, "threads": ORANGE, "tasks": PURPLE, "generators": GREY, "interpreters": RED}
 MARKERS = {"processes": "o", "threads": "s", "tasks": "^", "generators": "v", "interpreters": "P"}
 MODELS = {  # of servers: colour and marker
-    "thread per connection": (ORANGE, "s"), "thread pool": ("#e8c07d", "D"), "event loop": (PURPLE, "^"),
+    "thread per connection": (ORANGE, "s"), "thread pool": ("#a0651a", "D"), "event loop": (PURPLE, "^"),
     "hybrid": (BLUE, "o"), "pre-fork": (GREY, "v"),
 }  # fmt: skip
 INK, FAINT, CLAIM, GHOST = "#222222", "#6b6b70", "#d9d9de", "#a5a5ab"

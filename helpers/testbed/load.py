@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import re
 import selectors
 import socket
+import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -28,9 +30,11 @@ from helpers.testbed.program import call
 from helpers.testbed.waiter import Waiter
 
 READ = 64 * 1024
+CONNECT_S = 4.0  # to connect: TCP asks again after 1 s, and 2 s later
 SWEEP_S = 0.05  # how often requests are looked for that have waited too long
 HEAD_END = b"\r\n\r\n"
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+NO_LINGERING = struct.pack("ii", 1, 0)  # SO_LINGER: closed by a reset, so that no port is held for a minute (TIME_WAIT)
 LAST_ANSWER = re.compile(rb"HTTP/1\.0|\r\nconnection: *close", re.IGNORECASE)
 
 
@@ -133,7 +137,7 @@ def _report(**settings: Any) -> Report:
 def generate(connections: int, **settings: Any) -> dict[str, Any]:
     """What the process of its own does: the load, then a `Report` as plain values."""
     machine.raise_descriptor_limit()
-    fit = machine.fit(connections, descriptors_each=1, ports_each=1)
+    fit = machine.fit(connections, descriptors_each=1)  # ports count by their destination: to this one all are free
     generator = Generator(**settings)
     gc.disable()
     try:
@@ -147,14 +151,18 @@ def generate(connections: int, **settings: Any) -> dict[str, Any]:
 class Connection:
     """One connection, and the request that is under way on it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, is_served: bool) -> None:
         self.socket = sock
         self.since: float | None = None  # when the request was due; None: it is free
+        self.is_served = is_served  # its client has had an answer
         self.received = b""
 
 
 class Generator:
-    """One loop over all connections. Times are seconds of `perf_counter`."""
+    """One loop over all connections, in this process. Times are seconds of `perf_counter`.
+
+    It may `run` several times on the same connections; `latencies_us` and `moments` are those of the last run.
+    """
 
     def __init__(
         self,
@@ -165,56 +173,88 @@ class Generator:
         warm_up_s: float,
         timeout_s: float,
         path: str,
+        patience_s: float = math.inf,  # how long answers are waited for in the end, at most
     ) -> None:
         self.address, self.schedule = (address[0], address[1]), schedule
-        self.seconds, self.warm_up_s, self.timeout_s = seconds, warm_up_s, timeout_s
+        self.seconds, self.warm_up_s, self.timeout_s, self.patience_s = seconds, warm_up_s, timeout_s, patience_s
         self.request = f"GET {path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n\r\n".encode()
         self.waiter = Waiter()
         self.all: set[Connection] = set()
         self.free: deque[Connection] = deque()
+        self.begin = self.end = self.swept = 0.0  # the seconds that count; when some were given up for the last time
+        self.due: list[float] | None = None  # the schedule as moments; None: a closed loop
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin to count."""
         self.sent = 0  # of the schedule
         self.latencies_us: list[int] = []
+        self.moments: list[float] = []  # when each of these answers came
         self.answers_in_time = self.errors = self.timeouts = 0
 
     def connect(self, connections: int) -> None:
-        """Open the connections. Raises `ConnectionError` if the server takes none."""
+        """Open the connections, up to the first that the server refuses. Raises `ConnectionError` if it takes none."""
         for _ in range(connections):
-            self.connect_one()
+            if not self.connect_one():
+                break
         if not self.all:
             raise ConnectionError("nobody answers at {}:{}".format(*self.address))
 
-    def connect_one(self) -> None:
-        """One more connection, free; none if the server refuses it."""
+    def connect_one(self, is_served: bool = False) -> bool:
+        """One more connection, free; whether the server took it. `is_served`: its client has had an answer before."""
         with contextlib.suppress(OSError):
-            sock = socket.create_connection(self.address, timeout=self.timeout_s)
+            sock = socket.create_connection(self.address, timeout=min(self.timeout_s, CONNECT_S))
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(sock)
+            connection = Connection(sock, is_served)
             self.waiter.sockets.register(sock, selectors.EVENT_READ, connection)
             self.all.add(connection)
             self.free.append(connection)
+            return True
+        return False
+
+    def greet(self, connections: int, patience_s: float) -> bool:
+        """Open more connections and ask once on each, so that the server has met it; whether all were answered.
+
+        Over when none was answered for `patience_s`.
+        """
+        free = len(self.free)
+        self.connect(connections)
+        asked = [self.free.pop() for _ in range(len(self.free) - free)]
+        for connection in asked:
+            self.ask(connection, perf_counter())
+        latest = perf_counter()
+        while (waiting := any(one.since is not None for one in asked)) and perf_counter() < latest + patience_s:
+            for key, _ in self.waiter.wait(SWEEP_S):
+                self.receive(key.data)
+                latest = perf_counter()
+        return not waiting
 
     def close(self) -> None:
         for connection in self.all:
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGERING)
             connection.socket.close()
         self.waiter.close()
 
-    def run(self) -> dict[str, Any]:
-        """Warm-up, the seconds that count, and the answers that are still missing then."""
+    def run(self, at_end: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """Warm-up, the seconds that count, and the answers that are still missing then; `at_end` is called between."""
+        self.reset()
         start, cpu = perf_counter(), process_time()
         self.begin = start + self.warm_up_s
         self.end = self.begin + self.seconds
         self.due = None if self.schedule is None else [start + moment for moment in self.schedule]
-        sweep = start
-        while self.all and (perf_counter() < self.end or self.unfinished()):
-            pause = self.send(perf_counter())
-            for key, _ in self.waiter.wait(min(pause, SWEEP_S)):
-                self.receive(key.data)
-            if self.waiter.time > sweep:
-                self.give_up(self.waiter.time)
-                sweep = self.waiter.time + SWEEP_S
-        if self.due is not None:
-            self.errors += sum(map(self.counts, self.due[self.sent :]))  # no connection was left for them
+        self.swept = start
+        while self.all and perf_counter() < self.end:
+            self.turn()
+        at_end()
+        while self.all and perf_counter() < self.end + self.patience_s and self.unfinished():
+            self.turn()
+        self.timeouts += len(self.missing())
+        unsent = sum(map(self.counts, self.due[self.sent :])) if self.due else 0
+        if self.all:
+            self.timeouts += unsent
+        else:
+            self.errors += unsent  # no connection was left for them
         return {
             "requests": len(self.latencies_us) + self.errors + self.timeouts,
             "seconds": self.seconds,
@@ -225,9 +265,22 @@ class Generator:
             "cpu": (process_time() - cpu) / (perf_counter() - start),
         }
 
+    def turn(self) -> None:
+        """Send what is due, take what has come, and now and then give up on what has waited too long."""
+        pause = self.send(perf_counter())
+        for key, _ in self.waiter.wait(min(pause, SWEEP_S)):
+            self.receive(key.data)
+        if self.waiter.time > self.swept + SWEEP_S:
+            self.give_up(self.waiter.time)
+            self.swept = self.waiter.time
+
     def unfinished(self) -> bool:
         """Is an answer missing, or a request not even sent?"""
-        return len(self.free) < len(self.all) or (self.due is not None and self.sent < len(self.due))
+        return (self.due is not None and self.sent < len(self.due)) or bool(self.missing())
+
+    def missing(self) -> list[Connection]:
+        """The connections with a request that counts and has no answer yet."""
+        return [one for one in self.all if one.since is not None and self.counts(one.since)]
 
     def counts(self, since: float) -> bool:
         """Does a request count that was due (open loop) or sent then, and is over now?"""
@@ -278,6 +331,8 @@ class Generator:
                 self.errors += 1
             else:
                 self.latencies_us.append(round((now - since) * 1e6))
+                self.moments.append(now)
+        connection.is_served = True
         connection.since, connection.received = None, b""
         if LAST_ANSWER.search(received, 0, head + 2):
             self.replace(connection)
@@ -298,7 +353,7 @@ class Generator:
         self.all.discard(connection)
         self.waiter.sockets.unregister(connection.socket)
         connection.socket.close()
-        self.connect_one()
+        self.connect_one(connection.is_served)
 
     def give_up(self, now: float) -> None:
         """Requests that have waited too long, for an answer or for a free connection, are given up."""

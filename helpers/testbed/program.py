@@ -1,8 +1,9 @@
 """Runs a part of the testbed in a process of its own, which ends when its user does, however that happens.
 
 A program is a context manager `program(**settings)` in a module: up when entered, cleaned up when left, and what it
-yields (plain values, its address say) is what its user gets. The process's standard input is the lifeline: it
-carries the settings and then stays open. When something else comes, or it closes, the program is left.
+yields (plain values, its address say) is what its user gets. A part is a class in a module, whose methods its user
+calls, one at a time. The process's standard input is the lifeline: it carries the settings and then stays open. When
+something else comes, or it closes, the program is left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from queue import SimpleQueue
+from typing import IO, Any, NoReturn
 
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from helpers.testbed import program; program.main()"
 READY_S = 30.0  # for a program to be up before it is killed
@@ -55,6 +57,32 @@ def call(module: str, function: str, **settings: Any) -> Any:
     return answer["result"]
 
 
+class Part:
+    """A part of the testbed that works on demand: its methods are called in a process of its own, one at a time."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def begin(self, method: str, **arguments: Any) -> None:
+        """Have a method called; `result` returns what it returned."""
+        _send(self._process, {"method": method, "arguments": arguments})
+
+    def result(self) -> Any:
+        """What the method returned: plain values. Raises `RuntimeError` with the words of what it raised."""
+        answer = _receive(self._process)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+
+@contextlib.contextmanager
+def working(module: str, part: str, **settings: Any) -> Iterator[Part]:
+    """A module's class, made from the settings in a process of its own, which ends when this is left."""
+    with _process() as process:
+        _send(process, {"module": module, "part": part, "settings": settings})
+        yield Part(process)
+
+
 @contextlib.contextmanager
 def _process() -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-I", "-S", "-c", START, json.dumps(sys.path)]
@@ -79,10 +107,19 @@ def _process() -> Iterator[subprocess.Popen[bytes]]:
 
 def _ask(process: subprocess.Popen[bytes], what: dict[str, Any]) -> dict[str, Any]:
     """Send one line, read one line."""
-    assert process.stdin is not None and process.stdout is not None
+    _send(process, what)
+    return _receive(process)
+
+
+def _send(process: subprocess.Popen[bytes], what: dict[str, Any]) -> None:
+    assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(what).encode() + b"\n")
         process.stdin.flush()
+
+
+def _receive(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
     answer = process.stdout.readline()
     return dict(json.loads(answer)) if answer else {"error": "its process ended before it was ready"}
 
@@ -111,7 +148,12 @@ def main() -> None:
 
     try:
         module = importlib.import_module(asked["module"])
-        if "function" in asked:
+        if "part" in asked:
+            part = getattr(module, asked["part"])(**asked["settings"])
+            for call in _calls(lifeline):
+                said = False
+                say({"result": getattr(part, call["method"])(**call["arguments"])})
+        elif "function" in asked:
             threading.Thread(target=abandon, daemon=True).start()
             say({"result": getattr(module, asked["function"])(**asked["settings"])})
         else:
@@ -122,6 +164,20 @@ def main() -> None:
         if said:
             raise
         say({"error": str(error) or type(error).__name__})
+
+
+def _calls(lifeline: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """What is asked of a part, for ever: the process ends with its lifeline, whatever the part is doing."""
+    asked: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def listen() -> NoReturn:
+        while line := lifeline.readline().strip():
+            asked.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        yield asked.get()
 
 
 def _leave(*_: object) -> NoReturn:

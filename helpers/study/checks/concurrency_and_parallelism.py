@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
-import selectors
-import signal
-import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from helpers.study.checks import Mistake, checks, expect_number, short
+from helpers.study.checks.fast_loop import in_a_loop_of_its_own
 
 Interval = tuple[float, float]
 Task = tuple[float, float, float]  # begin, end and CPU time, in s
@@ -180,7 +175,7 @@ def _cook(cook_all: Callable[..., Any], minutes: list[int], places: int) -> floa
             raise Mistake("empty")
         raise Mistake("not-async", f"`cook_all(…)` returned `{short(got)}`.")
 
-    got = _in_a_loop_of_its_own(main)
+    got = in_a_loop_of_its_own(main)
     if got is None or got is ...:
         raise Mistake("empty")
     kitchen.judge(got, len(dishes), places)
@@ -242,67 +237,3 @@ class Kitchen:
     def last_end(self) -> float:
         """When all were done."""
         return max((end for _, end in self.cooked), default=0.0)
-
-
-class Impatient(selectors.DefaultSelector):
-    """Doesn't wait: its clock jumps on instead, and by 10 ms in any case, so that those who poll get on."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        """Events that are there already; without any timer it does wait, since then only a thread can go on."""
-        if timeout is not None:
-            self.now += max(timeout, 0.01)
-            timeout = 0
-        return super().select(timeout)
-
-
-class FastLoop(asyncio.SelectorEventLoop):
-    """A loop in which `asyncio.sleep(9)` takes no time, and comes out the same on any machine."""
-
-    def __init__(self) -> None:
-        self.selector = Impatient()
-        super().__init__(self.selector)
-
-    def time(self) -> float:
-        """Seconds of its own clock."""
-        return self.selector.now
-
-
-def _in_a_loop_of_its_own(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """What `main` returns or raises. In a thread of its own, since the notebook's thread has a running loop."""
-    outcome: Future[Any] = Future()
-    loop = FastLoop()
-
-    def work() -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                result = runner.run(main())
-        except BaseException as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(result)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        return outcome.result()
-    except BaseException:
-        if not outcome.done():
-            _end(thread, loop)
-        raise
-    finally:
-        thread.join(1.0)
-
-
-def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop) -> None:
-    """End a thread, even one in an endless loop, by raising `SystemExit` in it (which asyncio lets pass)."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm repeats; not while clearing up
-    for _ in range(20):
-        if not thread.is_alive():
-            return
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        with suppress(RuntimeError):  # closed meanwhile
-            loop.call_soon_threadsafe(lambda: None)  # in case it waits: the exception comes when it wakes
-        thread.join(0.05)
