@@ -419,7 +419,6 @@ def test_the_pictures_hold_together(axes: Axes) -> None:
     test_figures.test_axes_and_titles_are_named(axes)
     test_figures.test_alt_and_caption_come_from_the_data(axes)
     test_figures.test_the_reference_run_is_labelled(axes)
-    test_figures.test_a_picture_is_one_html_figure(axes)
 
 
 def test_what_the_gil_hid_is_told() -> None:
