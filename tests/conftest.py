@@ -41,7 +41,7 @@ QUIET = {  # files whose comparisons a busy machine spoils; elsewhere single tes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the files that need quiet."""
     for item in items:
-        if item.path.name in QUIET:
+        if item.path.name in QUIET and item.get_closest_marker("beside_others") is None:
             item.add_marker(pytest.mark.quiet)
 
 

@@ -459,6 +459,7 @@ def named(record: Any) -> Any:
     return replace(record, reference="2 virtual cores of a Some Processor, Linux, Python 3.11")
 
 
+@pytest.mark.beside_others
 def test_pictures_hold_together(meal: ThreeDishes, vectors: Simd, record: ThreadsOrProcesses) -> None:
     for ax in pictures(meal, vectors, record):
         figure = style._figure(ax)

@@ -26,14 +26,14 @@ two_cores = pytest.mark.skipif(len(machine.cores()) < 2, reason="needs two cores
 
 @pytest.mark.parametrize("between", ["processes", "threads", "tasks", "generators"])
 def test_a_switch_costs_something(between: str) -> None:
-    record = handoff.here(between, repeats=5, rounds=2)
+    record = handoff.here(between, repeats=5, rounds=1)
     assert record.cost.median > 0
     assert record.hop is not None and record.overhead is not None
     assert record.hop.median > record.overhead.median > 0
 
 
 def test_what_is_left_is_hop_less_overhead() -> None:
-    record = handoff.here("processes", repeats=5, rounds=3)
+    record = handoff.here("processes", repeats=5, rounds=1)
     pairs = zip(record.hop.samples, record.overhead.samples, strict=True)
     assert record.cost.samples == pytest.approx([hop - alone for hop, alone in pairs])
 
@@ -185,7 +185,7 @@ def test_data_makes_a_switch_dearer() -> None:
 
 
 def test_no_data_is_the_bare_switch() -> None:
-    bare, record = handoff.here(repeats=5, rounds=3), working_set_cost.here(largest_kib=64, repeats=5)
+    bare, record = handoff.here(repeats=5, rounds=2), working_set_cost.here(largest_kib=64, repeats=5, rounds=2)
     assert record.extra[0].median == pytest.approx(bare.cost.median, rel=0.6)
 
 

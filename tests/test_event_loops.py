@@ -337,7 +337,6 @@ def test_the_figures_hold_together(
         figures.culprit(replace(found, lines=())),
         figures.timeouts_and_cancellation(timed_out, guess=guess, ghost=timed_out),
         figures.back_pressure(pressed, guess=guess, ghost=pressed),
-        figures.back_pressure(replace(pressed, grown=None)),
     ):
         readable(ax)
 
@@ -348,4 +347,10 @@ def test_captions_tell_what_was_seen(beating: Heartbeat, timed_out: TimeOuts, pr
     assert "2x its CPU time" in style.caption(figures.heartbeat(slow)[0])
     assert "5 ms, whenever" in style.caption(figures.cures(replace(beating, switch_interval_ms=5.0))[0])
     assert "no TimeoutError" in style.alt(figures.timeouts_and_cancellation(timed_out))
-    assert "grew by 52 MiB" in style.caption(figures.back_pressure(replace(pressed, grown=52.2)))
+    held = estimate([3.0] * 5, "MiB")
+    ways = tuple(replace(way, held=held) if way.name == "write" else way for way in pressed.ways)
+    late = figures.back_pressure(replace(pressed, ways=ways, read_mib_s=0.5))
+    assert "what is written last is read 6 s later" in style.caption(late)
+    assert "queue with maxsize" in style.alt(late)
+    free_threaded = figures.cures(replace(beating, machine={**beating.machine, "gil": False}))[0]
+    assert "keeps the GIL" not in style.caption(free_threaded)

@@ -229,6 +229,7 @@ def test_the_public_module_for_subinterpreters_is_preferred(monkeypatch: pytest.
     assert done == ["pass", "closed"] * 2
 
 
+@pytest.mark.beside_others
 def test_starting_leaves_nothing_behind() -> None:
     """Neither multiprocessing's fork server nor its resource tracker."""
     code = (
@@ -285,6 +286,7 @@ def test_where_nothing_is_copied_the_record_says_so(monkeypatch: pytest.MonkeyPa
     assert record.figures()["copied by reading objects"].median == 4
 
 
+@pytest.mark.beside_others
 @reads_maps
 def test_the_memory_figures_say_what_they_show(
     map_of_eight: MemoryMap, costs: dict[str, CostOfOneMore], inheritance: CopyOnWrite
@@ -330,6 +332,7 @@ def test_the_shares_are_of_segmentation_faults_alone(crashes: Crash) -> None:
     assert all(len(figure.samples) == 5 for figure in crashes.figures().values())
 
 
+@pytest.mark.beside_others
 @pytest.mark.parametrize(("what", "where"), EXPECTED)
 def test_a_crash_is_quiet_and_leaves_nothing(what: str, where: str, capfd: pytest.CaptureFixture[str]) -> None:
     before = open_files()
@@ -413,6 +416,7 @@ def test_messages_out_of_order_are_noticed(monkeypatch: pytest.MonkeyPatch) -> N
         talk.verify(64)
 
 
+@pytest.mark.beside_others
 @each_channel
 def test_both_ends_are_closed(over: str) -> None:
     with module._conversation(over, (None, None), (64,)):  # what multiprocessing opens once and keeps
@@ -499,6 +503,7 @@ def test_losses_are_recorded_and_their_absence_is_said() -> None:
     assert record.update["own lock"].median > record.update["no lock"].median > 0
 
 
+@pytest.mark.beside_others
 def test_a_lock_that_does_not_lock_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.WAYS, "locked", module._in_steps)
     with pytest.raises(RuntimeError, match="do not lock"):
@@ -518,6 +523,7 @@ def test_losses_in_words(samples: list[float], words: str) -> None:
     assert figures._lost_words(estimate(samples, "%")) == words
 
 
+@pytest.mark.beside_others
 def test_the_figures_say_what_they_show(
     starts: dict[int, StartCost], crashes: Crash, talks: dict[str, MessageCost]
 ) -> None:

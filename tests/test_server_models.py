@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from helpers import machine
+from helpers import claims, machine
 from helpers.experiments import server_models
 from helpers.experiments.server_models import (
     Client,
@@ -173,6 +173,29 @@ def test_a_sweep_in_pictures(records: list[Sweep]) -> None:
     ghost = replace(sweep_record(ALL_SIZES[:10]), reference="a Linux PC")
     for ax in figures.sweep(records, ghost=ghost):
         readable(ax)
+
+
+def test_a_ghost_has_no_other_models_than_the_picture() -> None:
+    ghost = replace(sweep_record(ALL_SIZES), reference="a Linux PC")
+    counts = [
+        len(figures.sweep(sweep_record(ALL_SIZES[:5]), ghost=each)[0].lines)
+        for each in (None, sweep_record(ALL_SIZES[5:]), ghost)
+    ]
+    assert counts[0] == counts[1] == counts[2] - 1
+
+
+def test_the_grid_has_a_row_per_model() -> None:
+    few = point("event loop", 10, 900, p50=None, p99=None, p999=None, switches=None, uss=None)
+    record = sweep_record((few, point("thread pool", 10, 800), point("thread pool", 1000, 19_000, unserved=80.0)))
+    pool, loop = figures.Grid(record).rows
+    assert " | ".join(pool) == (
+        "thread pool | 1,000 | 19,000 | 10 ms | 20 ms | 30 ms | 15 MB | 1 GB | 2 | 1 | 3,000 | 20 %"
+    )
+    assert loop == ("event loop", "10", "900", "–", "–", "–", "–", "1 GB", "2", "1", "–", "100 %")
+    pool, loop = figures.Grid([record], connections=1000).rows
+    assert pool[2] == "19,000" and loop == ("event loop", "1,000", *["–"] * 10)
+    table = figures.Grid(record)
+    assert "Switches/s" in table._repr_html_() and "19,000" in table._repr_html_() and "19,000" in repr(table)
 
 
 def test_later_records_stand_for_the_points_that_both_have() -> None:
@@ -471,9 +494,18 @@ def test_one_thread_that_held_them_all_is_the_figure() -> None:
 
 def test_what_one_thread_would_hold_is_extrapolated_and_says_so() -> None:
     figure = server_models._on_one_thread(held_open(FLAT), MEMORY, KERNEL)
-    assert figure and "extrapolated by memory from the 10,000" in figure.warnings[0]
+    assert figure and "extrapolated from the 10,000" in figure.warnings[0]
     room = machine.fit(10**9, bytes_each=1024).count
-    assert room / 2 < figure.median * (MEMORY.median + KERNEL.median) < room * 2
+    assert min(room / 2, 8 * 10**5) < figure.median * (MEMORY.median + KERNEL.median) < room * 2
+
+
+@pytest.mark.parametrize(("room", "word"), [(10**9, "holds"), (60_000, "lower")])
+def test_no_more_is_extrapolated_than_is_claimed(room: int, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "fit", lambda *_, **__: SimpleNamespace(count=room))
+    figure = server_models._on_one_thread(held_open(FLAT), MEMORY, KERNEL)
+    assert figure and figure.median == figure.high == min(room, 100_000)
+    verdict = claims.verdict(claims.claim("event-loop-connections"), figure)
+    assert verdict.word == word and "extrapolated from the 10,000" in str(verdict)
 
 
 @pytest.mark.parametrize("stages", [FLAT[:2], [*FLAT, stage(20_000, 0.9)]], ids=["too few", "not flat"])
@@ -524,7 +556,7 @@ def test_all_are_those_of_several_loops_where_one_may_not() -> None:
 @pytest.mark.parametrize("guess", [None, 0.001, 100_000.0])
 def test_the_figures_of_websockets(changed: dict[str, Any], guess: float | None) -> None:
     record = websockets_record(**changed)
-    axes = figures.hundred_thousand(record, guess=guess)
-    one_pictures = [style.caption(axes[0]), style.caption(figures.crowd(record))]
-    assert all(f"{record.all.connections:,}" in words for words in one_pictures)
-    assert ("6 loops" in one_pictures[0]) is (record.several is not None)
+    ghost = replace(websockets_record(), reference="a Linux PC")
+    axes, told = figures.hundred_thousand(record, guess=guess, ghost=ghost), figures.crowd(record)
+    assert all(f"{record.all.connections:,}" in words for words in (style.caption(axes[0]), style.alt(told)))
+    assert all(("6 loops" in style.caption(ax)) is (record.several is not None) for ax in (axes[0], told))

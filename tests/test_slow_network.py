@@ -250,6 +250,7 @@ def send(sock: socket.socket, content: list[bytes]) -> None:
     sock.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.beside_others
 @settings(max_examples=25)
 @given(talks=st.lists(talk, min_size=1, max_size=4))
 def test_every_byte_arrives_in_order_both_ways(
@@ -410,6 +411,7 @@ def test_with_few_descriptors_clients_wait_for_their_turn(echo: Address) -> None
     assert user.returncode == 0
 
 
+@pytest.mark.beside_others
 def test_hundreds_of_connections_at_once(echo: Address) -> None:
     import resource
 

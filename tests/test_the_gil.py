@@ -413,6 +413,7 @@ def axes(request: pytest.FixtureRequest) -> Axes:
     return PICTURES[request.param]()
 
 
+@pytest.mark.beside_others
 def test_the_pictures_hold_together(axes: Axes) -> None:
     test_figures.test_no_word_is_clipped(axes)
     test_figures.test_it_reads_from_the_back_of_a_classroom(axes)

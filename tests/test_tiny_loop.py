@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from helpers import machine
 from helpers.servers import tiny_loop
-from helpers.servers.tiny_echo import ThriftySelector, serve
+from helpers.servers.thrifty_selector import ThriftySelector
+from helpers.servers.tiny_echo import serve
 from helpers.servers.tiny_loop import Loop, Task, readable, sleep, writable
 
 SELECTORS = (DefaultSelector, ThriftySelector)

@@ -109,8 +109,9 @@ def sweep(
     most that a server can do, not what people wait. The `seconds` are cut into `repeats` slices; many connections get
     more of them, up to 4 s. Sizes grow, and models take turns in random order.
 
-    A thread per connection collapses under that load: threads that wait for the GIL wake every 5 ms to ask for it, and
-    with many of them nothing else gets done. It is not taken any further then, for the whole machine would suffer.
+    A thread per connection may collapse under that load: threads that wait for the GIL wake every switch interval
+    (5 ms unless set otherwise) to ask for it, and with many of them little else gets done. It is not taken any further
+    then, for the whole machine would suffer.
     """
     machine.raise_descriptor_limit()
     fit = machine.fit(most, bytes_each=CLIENT_BYTES, descriptors_each=1, threads_each=1)
@@ -944,7 +945,7 @@ class HundredThousand(Record):
     kernel: Estimate | None  # KiB of the kernel's for both ends of one
     one: HeldOpen
     several: HeldOpen | None  # None: one loop could hold them all
-    one_thread: Estimate | None  # connections: held by one thread, or extrapolated from those
+    one_thread: Estimate | None  # connections: held by one thread, or extrapolated from those to 100,000 at the most
     rivals: tuple[Rival, ...]
 
     @property
@@ -1034,7 +1035,7 @@ def _held(count: int, loops: int) -> HeldOpen:
                 continue
             slab = None if kernel is None else ((memory.slab() or 0) - kernel) / KIB / (stage - first)
             stages.append(Stage(stage, stage - first, (_unique_kib(servers) - server) / (stage - first), slab))
-        pings, broadcast_s = clients.ping(min(PINGS_PER_S * loops, MOST_PINGS_PER_S)), clients.broadcast()
+        pings, broadcast_s = clients.ping(pings_per_s(loops)), clients.broadcast()
         clients.leave()
         trips = sorted(pings.round_trips_us)
         return HeldOpen(
@@ -1049,6 +1050,11 @@ def _held(count: int, loops: int) -> HeldOpen:
             clients_cpu=pings.cpu,
             stages=tuple(stages),
         )
+
+
+def pings_per_s(loops: int) -> int:
+    """How many are sent to all loops together."""
+    return min(PINGS_PER_S * loops, MOST_PINGS_PER_S)
 
 
 def _share(count: int, loops: int, place: int) -> int:
@@ -1085,8 +1091,8 @@ def _kernel(stages: Sequence[Stage]) -> Estimate | None:
 def _on_one_thread(one: HeldOpen, server: Estimate, kernel: Estimate | None) -> Estimate | None:
     """How many connections one thread holds, or would where fewer were asked for or allowed.
 
-    Each takes memory, the same for each if the cost has been flat so far; half of what is available is for them.
-    None: the cost is not flat, or there were too few to tell.
+    Each takes memory, the same for each if the cost has been flat so far; half of what is available is for them. More
+    than the claim needs is not extrapolated. None: the cost is not flat, or there were too few to tell.
     """
     if one.connections >= CLAIMED:
         held = float(one.connections)
@@ -1095,5 +1101,5 @@ def _on_one_thread(one: HeldOpen, server: Estimate, kernel: Estimate | None) -> 
     if kernel is None or len(costs) < FEWEST_STAGES or max(costs) > (1 + FLAT) * min(costs) or kernel.median <= 0:
         return None
     room = [machine.fit(ENDLESS, bytes_each=round(KIB * (each + kernel.median))).count for each in server.samples]
-    word = f"extrapolated by memory from the {one.connections:,} that one thread held"
-    return estimate([float(each) for each in room], "connections", warnings=[word])
+    word = f"memory would do for them; extrapolated from the {one.connections:,} that one thread held"
+    return estimate([min(float(each), CLAIMED) for each in room], "connections", warnings=[word])

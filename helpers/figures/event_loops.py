@@ -32,12 +32,13 @@ from helpers.measure import MIB
 from helpers.testbed.stepping import BOXES, NOTHING, Step, changes
 
 LOOPS = {"tiny loop": style.PURPLE, "asyncio": style.BLUE, "uvloop": style.ORANGE}  # the same in every figure
+TEAL = "#12616b"
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 # What a loop waits for
 
-CALLS = {"select": style.GREY, "poll": style.RED, "epoll": "#12616b", "kqueue": "#12616b"}
+CALLS = {"select": style.GREY, "poll": style.RED, "epoll": TEAL, "kqueue": TEAL}
 CALL_MARKERS = {"select": "o", "poll": "s", "epoll": "^", "kqueue": "^"}
 NONE_IDLE = 0.3  # where that stands on a logarithmic axis
 
@@ -126,10 +127,10 @@ def _growth_in_words(record: Waiting) -> str:
     if each[1] > 1.5 * each[0] > 0:
         words.append(
             f"And each costs more when they are more, {readable(each[1], 'µs')} among {record.many:,} instead of "
-            f"{readable(each[0], 'µs')}: they no longer fit the caches."
+            f"{readable(each[0], 'µs')}: probably because they no longer fit the caches."
         )
     if record.refused:
-        words.append(f"Select refused the descriptor with the number {record.refused:,}: its bitmap has no such place.")
+        words.append(f"Select takes no descriptor above {FD_SETSIZE - 1:,} on this system.")
     return " ".join(words)
 
 
@@ -199,20 +200,18 @@ def _box(ax: Axes, title: str, before: Step, now: Step) -> None:
 
 def hand_offs(record: HandOffs, *, ghost: HandOffs | None = None, ax: Axes | None = None) -> Axes:
     """A row per loop: what it takes to hand over to the next callback (a dot), and to the next coroutine (a square)."""
-    ax = ax or style.canvas()
+    ax = ax or style.canvas(9, 5.4)
     loops = list(dict.fromkeys(each.loop for each in record.hand_offs))
     theirs = ghost.figures() if ghost else {}
     for row, name in enumerate(reversed(loops)):
         for each, marker, y in zip(
             (each for each in record.hand_offs if each.loop == name), ("o", "s"), (row + 0.2, row - 0.2), strict=True
         ):
-            style.dot(ax, each.cpu, y, LOOPS[name], marker, " ")
             words = f"{each.way}: {readable(each.cpu.median, each.cpu.unit)}"
-            ax.annotate(words, (max(each.cpu.high, 0), y), xytext=(12, 0), textcoords="offset points",
-                        va="center", fontsize=12)  # fmt: skip
+            style.dot(ax, each.cpu, y, LOOPS[name], marker, words)
             style.ghost_dot(ax, theirs.get(f"{name}, {each.way}"), y)
     ax.set_yticks(range(len(loops)), loops[::-1])
-    ax.set_ylim(-0.6, len(loops) - 0.2)
+    ax.set_ylim(-0.55, len(loops) - 0.35)
     ax.set_xlim(0, 1.45 * max(0.1, *(each.cpu.high for each in record.hand_offs)))
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("CPU time per hand-off in µs")
@@ -224,13 +223,15 @@ def hand_offs(record: HandOffs, *, ghost: HandOffs | None = None, ax: Axes | Non
         f"{readable(of[f'{name}, coroutine'].median, 'µs')} to the next coroutine"
         for name in loops
     )
-    between = style.stands(of["tiny loop, coroutine"], of["asyncio, coroutine"])
+    tiny, other = of["tiny loop, coroutine"], of["asyncio, coroutine"]
+    between = style.stands(tiny, other)
+    why = ": asyncio has futures, contexts and cancellation to see to besides" if between == "less than" else ""
     return style.tell(
         ax,
         [record],
         alt=f"A dot and a square for each loop. {words}.",
-        caption=f"{words}. A coroutine on the tiny loop costs {between} one on asyncio's: asyncio has futures, "
-        "contexts and cancellation to see to besides.",
+        caption=f"A hand-off between coroutines costs {style.stated(tiny)} on the tiny loop, {between} on "
+        f"asyncio's{why}.",
     )
 
 
@@ -265,24 +266,24 @@ def echo(record: Echo, *, guess: float | None = None, ghost: Echo | None = None,
         ax,
         [record],
         alt=f"A dot per server: CPU time per request. {each_one}.",
-        caption=f"{each_one}. Asyncio's streams take {style.stated(record.compared)} the time of the tiny loop when "
-        "that is thrifty, which leaves a socket with the selector as long as it waits for the same again; telling "
-        f"the system each time costs {style.stated(record.thrift)} as much. Throughput is in grey: the client, on "
-        "the same cores, has its part in it.",
+        caption=f"Asyncio's streams take {style.stated(record.compared)} the time (median over rounds) of the tiny "
+        "loop when that is thrifty, which leaves a socket with the selector as long as it waits for the same again; "
+        f"telling the system each time costs {style.stated(record.thrift)} as much (median over rounds). Throughput "
+        "is in grey: the client, on the same cores, has its part in it.",
     )
 
 
 # Block it, free it
 
 SHOWN_MS = 500.0
-BEAT, QUICK = style.INK, style.BLUE  # a heartbeat; a quick request
+BEAT, QUICK = style.INK, TEAL  # a heartbeat; a quick request
 COMPUTING = {"color": style.RED, "alpha": 0.16, "lw": 0}
 CURES = {  # in words, with the colour and mark of the context that computes
     "none": ("no cure", style.RED, "X"),
-    "chunks": ("chunks, with sleep(0)", style.COLOURS["tasks"], style.MARKERS["tasks"]),
+    "chunks": ("slices, with sleep(0)", style.COLOURS["tasks"], style.MARKERS["tasks"]),
     "thread": ("a thread", style.COLOURS["threads"], style.MARKERS["threads"]),
     "process": ("a process", style.COLOURS["processes"], style.MARKERS["processes"]),
-    "native": ("a thread, without the GIL", style.COLOURS["threads"], "P"),
+    "native": ("native code in a thread", style.COLOURS["threads"], "P"),
 }
 PRICES = ("job takes", "CPU time", "hand-over", "start", "memory")
 
@@ -331,7 +332,7 @@ def heartbeat(
         alt=f"Two time lines. Above, a tick per heartbeat, one every millisecond or two, with gaps. Below, a dot per "
         f"quick request, its latency in ms. {words}",
         caption=f"{words} {_of_the_block(record) if cure == 'none' else ''}Without any job the longest lag is "
-        f"{readable(record.idle_lag.median, 'ms')} and the 99 % {readable(record.idle_p99.median, 'ms')}.",
+        f"{readable(record.idle_lag.median, 'ms')} and their p99 {readable(record.idle_p99.median, 'ms')}.",
     )
     return [above, below]
 
@@ -355,7 +356,7 @@ def cures(record: Heartbeat, *, guess: float | None = None, ghost: Heartbeat | N
     for y, cure in zip(rows, record.cures, strict=True):
         _, colour, marker = CURES[cure.name]
         style.dot(left, cure.lag, y, colour, marker)
-        left.plot(cure.p99.median, y - 0.22, "o", markerfacecolor="white", markeredgecolor=QUICK, markeredgewidth=2)
+        left.plot(cure.p99.median, y - 0.22, "D", color=QUICK, markersize=7, markeredgewidth=0, zorder=4)
         if ghost:
             style.ghost_dot(left, ghost.cure(cure.name).lag, y)
         if guess and cure.name == "thread":
@@ -379,7 +380,7 @@ def cures(record: Heartbeat, *, guess: float | None = None, ghost: Heartbeat | N
     right.spines[:].set_visible(False)
     right.tick_params(axis="both", length=0, labelbottom=False, labelleft=False)
     right.grid(visible=False)
-    left.set_xlabel("longest lag (ring: p99 of everyone else; log scale)")
+    left.set_xlabel("longest lag (small diamond: p99 of everyone else; log scale)")
     right.set_xlabel("CPU time: all that a job brings about, over its own", labelpad=16)
     left.set_title("What is left of the lag")
     right.set_title("What it costs")
@@ -417,18 +418,27 @@ def _cures_in_words(record: Heartbeat) -> str:
 def _cures_told(record: Heartbeat) -> str:
     thread, process, native = (record.cure(name) for name in ("thread", "process", "native"))
     least = min(record.cures, key=lambda cure: cure.lag.median)
-    words = (
-        f"A job is {readable(record.block_ms, 'ms')} of CPU time. A thread that runs Python keeps the GIL for a switch "
-        f"interval, {readable(record.switch_interval_ms, 'ms')}, whenever the loop wants it: the longest lag is "
-        f"{style.stated(thread.lag)}, and everyone else's p99 {readable(thread.p99.median, 'ms')}. With code that lets "
-        f"go of the GIL a thread leaves {readable(native.lag.median, 'ms')}. Least is left by {CURES[least.name][0]}."
-    )
+    left = f"the longest lag is {style.stated(thread.lag)}, and everyone else's p99 {readable(thread.p99.median, 'ms')}"
+    words = [
+        f"A job is {readable(record.block_ms, 'ms')} of computing in Python; the native one is a hash meant to take "
+        "about as long."
+    ]
+    if record.machine.get("gil", True):
+        words.append(
+            "A thread that runs Python keeps the GIL for a switch interval, "
+            f"{readable(record.switch_interval_ms, 'ms')}, whenever the loop wants it: {left}. With code that lets go "
+            f"of the GIL a thread leaves {readable(native.lag.median, 'ms')}."
+        )
+    else:
+        words.append(f"With a thread {left}; with native code in one {readable(native.lag.median, 'ms')} is left.")
+    words.append(f"Least is left by {CURES[least.name][0]}.")
     if process.start and process.hand_over:
-        words += (
-            f" A process takes {readable(process.start.median, 'ms')} to start and "
+        words.append(
+            f"A process, by fork, takes {readable(process.start.median, 'ms')} to start and "
             f"{readable(process.hand_over.median, 'µs')} to hand a job to."
         )
-    return words
+    words.append("Hand-over: a job that does nothing, there and back; start: the first such job.")
+    return " ".join(words)
 
 
 def culprit(record: Culprit, *, ax: Axes | None = None) -> Axes:
@@ -453,8 +463,8 @@ def culprit(record: Culprit, *, ax: Axes | None = None) -> Axes:
         alt=f"asyncio's line: {' '.join(lines)} Below it two dots on a logarithmic axis: a hand-off takes "
         f"{style.stated(record.plain)}, in debug mode {style.stated(record.debug)}.",
         caption=f"The handler is named in {record.found.median:.0%} of {len(record.found.samples)} blocks, with file "
-        f"and line. A hand-off takes {style.stated(record.price)} as much CPU time then. By itself asyncio reports "
-        f"steps of more than {readable(record.usual_threshold_ms, 'ms')}; for blocks of "
+        f"and line. A hand-off takes {style.stated(record.price)} as much CPU time then (median over rounds). By "
+        f"itself asyncio reports steps of more than {readable(record.usual_threshold_ms, 'ms')}; for blocks of "
         f"{readable(record.block_ms, 'ms')} of CPU time the threshold was {readable(record.threshold_ms, 'ms')}.",
     )
 
@@ -474,6 +484,7 @@ WAYS = {  # their colour, and how they are drawn
     "queue": (style.ORANGE, "--"),
     "queue with an end": (style.PURPLE, "--"),
 }
+SHOWN_WAYS = {"queue with an end": "queue with maxsize"}  # what differs from its name
 
 
 def timeouts_and_cancellation(
@@ -548,7 +559,7 @@ def back_pressure(
     for name in sorted(WAYS, key=lambda name: record.way(name).held.median):
         held = record.way(name).held.median
         y = max(held, y + 0.08 * high)  # names of lines that end close together stand above each other
-        style.name_line(ax, end, y, f"{name}: {_mib(held)}", WAYS[name][0])
+        style.name_line(ax, end, y, f"{SHOWN_WAYS.get(name, name)}: {_mib(held)}", WAYS[name][0])
     ax.set_xlim(0, end * 1.02)
     ax.set_ylim(0, high)
     if guess is not None:
@@ -560,7 +571,7 @@ def back_pressure(
     ax.set_title("A client that reads slower than it is sent to")
     if ghost:
         style.ghost_note(ax, ghost.reference, "line")
-    words = "; ".join(f"{name}: {_mib(record.way(name).held.median)}" for name in WAYS)
+    words = "; ".join(f"{SHOWN_WAYS.get(name, name)}: {_mib(record.way(name).held.median)}" for name in WAYS)
     return style.tell(
         ax,
         [record],
@@ -580,17 +591,14 @@ def _mib(size: float) -> str:
 
 
 def _pressed(record: BackPressure) -> str:
-    """What is held, how old that makes what the client reads, and what back-pressure asks of the sender."""
-    alone, drained, grown = record.way("write"), record.way("write and drain"), record.grown
+    """What is held, how late that makes what is written last, and what back-pressure asks of the sender."""
+    alone, drained = record.way("write"), record.way("write and drain")
     rates = f"Sending {record.sent_mib_s:g} MiB/s to a client that reads {record.read_mib_s:g}"
     if alone.held.median <= 2 * drained.held.median:
         return f"{rates}: nothing piles up, and waiting for the client makes no difference."
-    words = (
-        f"{rates}: `write` alone returns at once, the server holds {style.stated(alone.held)} in the end, and what the "
-        f"client reads is {readable(alone.held.median / record.read_mib_s, 's')} behind. With `await drain()` it holds "
-        f"at most {_mib(drained.most.median)} and sends at the client's pace: {readable(drained.sent.median, 'MiB')} "
-        f"instead of {readable(alone.sent.median, 'MiB')}."
+    return (
+        f"{rates}: `write` alone returns at once, the server holds {style.stated(alone.held)} in the end: what is "
+        f"written last is read {readable(alone.held.median / record.read_mib_s, 's')} later. With `await drain()` it "
+        f"holds at most {_mib(drained.most.median)} and sends at the client's pace: "
+        f"{readable(drained.sent.median, 'MiB')} instead of {readable(alone.sent.median, 'MiB')}."
     )
-    if grown is None:
-        return words
-    return f"{words} With {record.clients} clients of each way the server's process grew by {grown:.0f} MiB."

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from helpers.claims import claim
 from helpers.experiments.server_models import (
+    PROCESSES,
     Client,
     Crowded,
     HeldOpen,
@@ -21,10 +22,12 @@ from helpers.experiments.server_models import (
     SlowClients,
     Sweep,
     TenThousand,
+    pings_per_s,
 )
 from helpers.figures import style
 from helpers.figures.style import readable
 from helpers.measure import Estimate
+from helpers.tables import html_table, text_table
 from helpers.testbed.web_socket_servers import OURS
 
 # One sweep, and ten thousand
@@ -45,16 +48,20 @@ PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
 
 
 def sweep(records: Sweep | Sequence[Sweep], *, ghost: Sweep | Sequence[Sweep] | None = None) -> list[Axes]:
-    """Four panels over connections, a line per model; of several records the later ones stand for what both have."""
+    """Four panels over connections, a line per model; of several records the later ones stand for what both have.
+
+    Of a ghost only the models that are drawn.
+    """
     records = [records] if isinstance(records, Sweep) else list(records)
     ghosts = [ghost] if isinstance(ghost, Sweep) else list(ghost or ())
     lines = _lines(records)
+    pale = {model: points for model, points in _lines(ghosts).items() if model in lines}
     axes = list(Figure(figsize=(13, 9)).subplots(2, 2).flat)
     sizes = sorted({point.connections for points in lines.values() for point in points})
     for ax, (name, unit, title) in zip(axes, PANELS, strict=True):
         ax.set_xscale("log")
         ax.set_yscale("log")
-        for points in _lines(ghosts).values():
+        for points in pale.values():
             shown = [(each.connections, value) for each in points if (value := _value(each, name))]
             ax.plot(*zip(*shown, strict=True) if shown else ((), ()), color=style.GHOST, lw=4, alpha=0.45, zorder=1)
         for model, points in lines.items():
@@ -67,7 +74,7 @@ def sweep(records: Sweep | Sequence[Sweep], *, ghost: Sweep | Sequence[Sweep] | 
         ax.set_title(title)
         ax.set_ylabel(f"{unit} (log scale)")
         ax.set_xlabel("connections (log scale)")
-    style.ghost_note(axes[-1], next((each.reference for each in ghosts), None), mark="lines")
+    style.ghost_note(axes[-1], next((each.reference for each in ghosts if pale), None), mark="lines")
     words = " ".join(_model_in_words(model, points) for model, points in lines.items())
     unserved = any(point.unserved > SOME for points in lines.values() for point in points)
     style.tell(
@@ -133,9 +140,9 @@ def _names(ax: Axes, lines: Mapping[str, Sequence[Point]], name: str) -> None:
     rightmost = max((x for x, _ in ends.values()), default=1)
     for height, model in room:
         x = ends[model][0]
+        if x < rightmost:  # it ends earlier: its name stands there, above the lines that go on
+            height = ends[model][1] + APART
         y = 10 ** (low + height * (high - low))
-        if x < rightmost:  # it ends earlier: its name stands where it ends
-            y = 10 ** (low + ends[model][1] * (high - low))
         style.name_line(ax, x, y, SHORT[model], style.MODELS[model][0], dx=10, bbox=PAPER)
 
 
@@ -169,8 +176,63 @@ def _limit_in_words(records: Sequence[Sweep]) -> str:
         return "No model fell to half of its best throughput by more connections."
     return (
         f"A thread per connection falls to half of its best at about {found[-1].median:,.0f} connections that all ask "
-        f"at once: threads that wait for the GIL wake every 5 ms to ask for it, and the waking is all that gets done."
+        f"at once."
     )
+
+
+class Grid:
+    """A table of what a sweep found, for the last line of a cell or a terminal; of several records as in the figure.
+
+    A row per model: with so many `connections`, or with the most that it was measured with.
+    """
+
+    HEADINGS = (
+        "Model", "Connections", "Answers/s", "p50", "p99", "p99.9", "Its own", "Virtual", "Threads", "Processes",
+        "Switches/s", "Served",
+    )  # fmt: skip
+    CAPTION = (
+        "Latencies of the requests that were answered; memory of the server that is its own, and virtual (its address "
+        "space); clients that were ever served"
+    )
+
+    def __init__(self, records: Sweep | Sequence[Sweep], *, connections: int | None = None) -> None:
+        lines = _lines([records] if isinstance(records, Sweep) else list(records))
+        self.rows = [_row(model, points, connections) for model, points in lines.items()]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.CAPTION, self.HEADINGS, self.rows)
+
+    def __repr__(self) -> str:
+        return text_table(self.HEADINGS, self.rows)
+
+
+UNKNOWN = "–"
+
+
+def _row(model: str, points: Sequence[Point], connections: int | None) -> tuple[str, ...]:
+    """A model's cells; all unknown where it was not measured with so many connections."""
+    point = next((each for each in points[::-1] if connections in (None, each.connections)), None)
+    if point is None:
+        return (model, f"{connections:,}", *[UNKNOWN] * (len(Grid.HEADINGS) - 2))
+    return (
+        model,
+        f"{point.connections:,}",
+        f"{point.throughput.median:,.0f}",
+        *map(_latency, (point.p50, point.p99, point.p999)),
+        UNKNOWN if point.uss is None else _size(point.uss / 1e6),
+        _size(point.virtual / 1e6),
+        f"{point.threads:,}",
+        f"{point.processes:,}",
+        UNKNOWN if point.switches is None else f"{point.switches:,.0f}",
+        f"{100 - point.unserved:.3g} %",
+    )
+
+
+def _latency(figure: Estimate | float | None) -> str:
+    """Of milliseconds."""
+    if figure is None:
+        return UNKNOWN
+    return readable(figure.median if isinstance(figure, Estimate) else figure, "ms")
 
 
 # The article's three figures: the claim of each model's memory
@@ -190,7 +252,7 @@ def ten_thousand(
     guess_answered: float | None = None,
     ghost: TenThousand | None = None,
 ) -> list[Axes]:
-    """Memory of three models, resident beside virtual and beside the article's; and the share of clients answered.
+    """Memory of three models, its own beside virtual and beside the article's; and the share of clients answered.
 
     `guess` is MB resident for a thread per connection, `guess_answered` the % that the pool answers.
     """
@@ -206,7 +268,7 @@ def ten_thousand(
         style.open_dot(left, each.virtual.median * 1e6, y, colour, marker)
         style.dot(left, each.memory.scaled(1e6, "B"), y, colour, marker, " ")
         near = each.virtual.median < NEAR * each.memory.median
-        for figure, name, side in ((each.memory, "resident", "right"), (each.virtual, "virtual", "left")):
+        for figure, name, side in ((each.memory, "its own", "right"), (each.virtual, "virtual", "left")):
             left.annotate(f"{_size(figure.median)}\n{name}", (figure.median * 1e6, y), xytext=(0, 10),
                           textcoords="offset points", ha=side if near else "center", va="bottom",
                           fontsize=12)  # fmt: skip
@@ -240,8 +302,8 @@ def ten_thousand(
     style.tell(
         left,
         [record],
-        alt=f"Two panels with a row per server model: memory, resident and virtual, and the share answered. {words}",
-        caption=f"{_what_it_takes(record)} {_who_waits(record)} {_far_in_words(record)}",
+        alt=f"Two panels with a row per server model: memory, its own and virtual, and the share answered. {words}",
+        caption=f"{_what_it_takes(record)} {_who_waits(record)}",
     )
     return [left, right]
 
@@ -259,7 +321,7 @@ def _answers(each: Crowded) -> str:
 
 def _crowded_in_words(each: Crowded) -> str:
     return (
-        f"{each.model}: {_size(each.memory.median)} resident, {_size(each.virtual.median)} virtual, {each.threads:,} "
+        f"{each.model}: {_size(each.memory.median)} of its own, {_size(each.virtual.median)} virtual, {each.threads:,} "
         f"threads, {_answers(each)}."
     )
 
@@ -270,7 +332,8 @@ def _what_it_takes(record: TenThousand) -> str:
     outcome = "Nothing crashes: " if threaded.crashes.high == 0 else ""
     return (
         f"{outcome}{record.connections:,} threads reserve {_size(threaded.virtual.median)} of address space, and use "
-        f"{_size(threaded.memory.median)} of memory of their own, {threaded.per_connection.median:.3g} KB each."
+        f"{_size(threaded.memory.median)} of memory of their own, {threaded.per_connection.median:.3g} KB each. The "
+        f"kernel's part, a stack and page tables for each thread, is not in it."
     )
 
 
@@ -282,10 +345,6 @@ def _who_waits(record: TenThousand) -> str:
         f"Of the pool's clients {pool.answered:.2g} % have a thread and keep it; the others are connected, and wait "
         f"for as long as these stay: low latency says nothing about those who get no answer."
     )
-
-
-def _far_in_words(record: TenThousand) -> str:
-    return f"Extrapolated, 100,000 threads would take {style.stated(record.far)} of memory."
 
 
 # The queue
@@ -326,7 +385,7 @@ def queueing(record: Queueing, *, ax: Axes | None = None) -> Axes:
         ax,
         [record],
         alt=f"Time lines of {len(record.clients)} clients in the order of arrival. {words}.",
-        caption=f"{words}. {_lesson_of_the_queue(record)}",
+        caption=f"{_lesson_of_the_queue(record)}{_one_more(record)}",
     )
 
 
@@ -364,6 +423,11 @@ def _fate(record: Queueing, room: str) -> str:
     if last.connected is not None and last.connected.median > record.hold_ms / 2:
         return f"connected after {readable(last.connected.median, 'ms')}, answered after {readable(longest, 'ms')}"
     return f"connected at once, answered after {'up to ' if len(clients) > 1 else ''}{readable(longest, 'ms')}"
+
+
+def _one_more(record: Queueing) -> str:
+    """Why the picture has a client more in the backlog than the label's first number."""
+    return " In the backlog, Linux has room for one more than asked for." if record.of("backlog") else ""
 
 
 def _lesson_of_the_queue(record: Queueing) -> str:
@@ -418,7 +482,7 @@ def mixed_work(
     ax.annotate("hollow: without heavy requests", (1, 1), xycoords="axes fraction", xytext=(0, 4), fontsize=11,
                 textcoords="offset points", ha="right", va="bottom", color=style.FAINT)  # fmt: skip
     ax.set_xlabel("p99 latency of the quick requests (log scale)")
-    ax.set_title(f"{record.share:g} % of the requests compute {record.cpu_ms} ms")
+    ax.set_title(f"{record.share:g} % of the requests compute {record.cpu_ms:g} ms")
     style.ghost_note(ax, next((ghost.reference for ghost in ghosts if ghost), None))
     words = ", ".join(
         f"{each.model} {readable(each.alone.p99.median, 'ms')} to {readable(each.beside.p99.median, 'ms')}"
@@ -430,7 +494,8 @@ def mixed_work(
         alt=f"Two dots per server model on a log axis, the p99 of the quick requests without and with heavy ones "
         f"beside them: {words}.",
         caption=f"Of {record.rate:g} requests/s {record.rate * record.share / 100:.2g} compute. What that does to the "
-        f"p99 of the others: {_change(records)}.{_price_of_the_heavy(records)}{_failures(records)}",
+        f"p99 of the others: {_change(records)}.{_price_of_the_heavy(records)} The pool has a thread for each client, "
+        f"pre-fork {PROCESSES} processes.{_failures(records)}",
     )
 
 
@@ -498,8 +563,8 @@ def slow_clients(
     ax.axvline(records[0].timeout_ms / 1000, color=style.FAINT, lw=1.2, ls="--", zorder=1)
     ax.annotate("the time-out", (records[0].timeout_ms / 1000, 0.02), xycoords=("data", "axes fraction"), fontsize=10,
                 xytext=(-5, 0), textcoords="offset points", ha="right", color=style.FAINT)  # fmt: skip
-    ax.annotate("hollow: without a time-out", (1, 1), xycoords="axes fraction", xytext=(0, 4), fontsize=11,
-                textcoords="offset points", ha="right", va="bottom", color=style.FAINT)  # fmt: skip
+    ax.annotate("hollow, where it differs: without a time-out", (1, 1), xycoords="axes fraction", xytext=(0, 4),
+                textcoords="offset points", ha="right", va="bottom", fontsize=11, color=style.FAINT)  # fmt: skip
     ax.set_ylim(-0.8, len(records) - 0.3)
     ax.set_yticks(list(rows), [record.model for record in records])
     ax.grid(axis="y", visible=False)
@@ -512,7 +577,7 @@ def slow_clients(
         records,
         alt=f"Two dots per server model on a log axis, the wait of ordinary clients beside slow ones, without a "
         f"time-out and with one. {words}.",
-        caption=f"{words}.{_starved_pool(records)}",
+        caption=f"The pool has {records[0].threads} threads, pre-fork has as many processes.{_starved_pool(records)}",
     )
 
 
@@ -540,8 +605,8 @@ def _starved_pool(records: Sequence[SlowClients]) -> str:
     if pool is None or pool.without.served or not pool.timed.served:
         return ""
     return (
-        f" {pool.threads} threads that read from {pool.slow} slow clients serve nobody else. A request that must come "
-        f"in within {readable(pool.timeout_ms, 'ms')} gives them back."
+        f" Threads that read from {pool.slow} slow clients serve nobody else. A request that must come in within "
+        f"{readable(pool.timeout_ms, 'ms')} gives them back."
     )
 
 
@@ -553,15 +618,19 @@ SERVERS = {  # that hold WebSockets: what each is called here
 }  # fmt: skip
 
 
-def hundred_thousand(record: HundredThousand, *, guess: float | None = None) -> list[Axes]:
+def hundred_thousand(
+    record: HundredThousand, *, guess: float | None = None, ghost: HundredThousand | None = None
+) -> list[Axes]:
     """Left, the memory of one loop against the connections that it holds; right, what one takes with each server."""
     left, right = style.canvas(12, 4.8, columns=2)
     _growth(left, record)
     names = [name for name in SERVERS if name == OURS or name in record.figures()]
     names.sort(key=lambda name: _cost(record, name).median, reverse=True)
+    pale = {name: _cost(ghost, name) for name in names if ghost and (name == OURS or name in ghost.figures())}
     for y, name in enumerate(names):
         style.dot(right, _cost(record, name), y, *style.MODELS["event loop"] if name == OURS else (style.GREY, "o"))
-    everything = [_cost(record, name) for name in names]
+        style.ghost_dot(right, pale.get(name), y)
+    everything = [*(_cost(record, name) for name in names), *pale.values()]
     right.set_xscale("log")
     lowest, highest = min(each.low for each in everything), max(each.high for each in everything)
     right.set_xlim(min(0.3, lowest) / 1.5, max(30.0, highest) * 2)
@@ -576,6 +645,7 @@ def hundred_thousand(record: HundredThousand, *, guess: float | None = None) -> 
     right.grid(axis="y", visible=False)
     right.set_xlabel("KiB of the server's memory (log scale)")
     right.set_title("What one WebSocket takes")
+    style.ghost_note(right, ghost.reference if ghost else None)
     words = f"A WebSocket that is held open takes {record.memory} of the server's memory"
     kernel = f", and {record.kernel} of the kernel's for both ends" if record.kernel else ""
     style.tell(
@@ -583,9 +653,16 @@ def hundred_thousand(record: HundredThousand, *, guess: float | None = None) -> 
         [record],
         alt=f"Left, memory against connections, both logarithmic: a straight line. Right, a dot per server. {words}. "
         + "; ".join(f"{SERVERS[name]} {readable(_cost(record, name).median, 'KiB')}" for name in names) + ".",
-        caption=f"{words}{kernel}. {_how_many(record)}",
+        caption=f"{words}{kernel}. {_how_many(record)}{_lowest_layer(names)}",
     )  # fmt: skip
     return [left, right]
+
+
+def _lowest_layer(names: Sequence[str]) -> str:
+    """What a bare Protocol is, where there is one."""
+    if not any("Protocol" in SERVERS[name] for name in names):
+        return ""
+    return " (Protocol: asyncio's lowest layer, callbacks without streams and tasks.)"
 
 
 def _cost(record: HundredThousand, name: str) -> Estimate:
@@ -685,8 +762,15 @@ def crowd(record: HundredThousand) -> Axes:
         ax,
         [record],
         alt=f"Four rows of dots on a logarithmic time axis. {words}",
-        caption=f"{words} Clients run on the same cores: they take at least as long as the server does.",
+        caption=f"{_pinged(record)} Clients run on the same cores: they take at least as long as the server does.",
     )
+
+
+def _pinged(record: HundredThousand) -> str:
+    """How often, which is not the same for one loop and for several."""
+    several = record.several
+    shared = f", {pings_per_s(several.loops):,} a second shared by {several.loops} loops" if several else ""
+    return f"There are {pings_per_s(1):,} pings a second on one loop{shared}."
 
 
 def _times(held: HeldOpen) -> dict[str, float]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from selectors import EVENT_READ, EVENT_WRITE
 
+from helpers.servers.thrifty_selector import ThriftySelector
 from helpers.servers.tiny_loop import Loop
 from helpers.servers.web_socket_protocol import (
     BINARY,
@@ -173,7 +174,7 @@ class Server:
     """Accepts connections at a listening socket, and holds them, all in the thread that calls `serve`."""
 
     def __init__(self, listener: socket.socket, *, patience_s: float = PATIENCE_S) -> None:
-        self.loop = Loop()
+        self.loop = Loop(ThriftySelector())
         self.open: dict[WebSocket, None] = {}  # a dict, for it has an order, and grows by less than a set
         self.passing: dict[WebSocket, float] = {}  # those that connect or close: until when they may
         self._listener = listener

@@ -47,7 +47,8 @@ def program(server: str) -> Iterator[dict[str, Any]]:
 
 def tiny(server: str) -> Callable[[socket.socket], None]:
     """The tiny loop; a thrifty one need not tell the system that it waits for the same again."""
-    from helpers.servers.tiny_echo import ThriftySelector, serve
+    from helpers.servers.thrifty_selector import ThriftySelector
+    from helpers.servers.tiny_echo import serve
     from helpers.servers.tiny_loop import Loop, Task
 
     def run(listener: socket.socket) -> None:
