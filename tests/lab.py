@@ -337,9 +337,8 @@ def assert_readable(notebook: Notebook) -> None:
     notebook.page.set_viewport_size(WIDE)
 
 
-def assert_settled(lab: Lab, *notebooks: str) -> None:
-    """Every claim of these notebooks has a verdict, now that they have been run; without those about a crowd of
-    connections, which a rehearsal makes small."""
-    numbers = {name[:2] for name in notebooks}
-    rows = [row for row in claims.settle(Ledger(lab.ledger)) if row.claim.notebook in numbers]
+def assert_settled(lab: Lab, notebook: str) -> None:
+    """Every claim of a notebook has a verdict, now that it has been run; without those about a crowd of connections,
+    which a rehearsal makes small."""
+    rows = [row for row in claims.settle(Ledger(lab.ledger)) if row.claim.notebook == notebook[:2]]
     assert [row.claim.id for row in rows if row.verdict is None and "connections" not in row.claim.where] == []

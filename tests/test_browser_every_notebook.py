@@ -1,6 +1,6 @@
 """Every notebook run through in JupyterLab, in a real browser, and looked at in both themes and on a small screen.
 
-HELPERS_SCREENSHOTS=folder keeps the pictures. The last test needs those before it. Notebook 03 is test_browser.py's.
+HELPERS_SCREENSHOTS=folder keeps the pictures. Notebook 03 is test_browser.py's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 NOTEBOOKS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb")) if path.name != INTERACTIONS]
 
 
+def part_of(item: pytest.Item) -> str:
+    """Half of the notebooks in one process, half in another: they take longest of all tests."""
+    return f" {NOTEBOOKS.index(item.callspec.params['name']) % 2}"  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="module")
 def page(lab: Lab, chromium: Browser) -> Notebook:
     """The page in which one notebook is opened after the other: to load JupyterLab takes longer than that."""
@@ -31,13 +36,10 @@ def page(lab: Lab, chromium: Browser) -> Notebook:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_runs_and_is_readable(page: Notebook, name: str) -> None:
+def test_it_runs_and_is_readable(lab: Lab, page: Notebook, name: str) -> None:
     if page.name != name:
         page.turn_to(name)
     page.run_all(200)
     assert_runs_through(page)
     assert_readable(page)
-
-
-def test_the_notebooks_that_ran_have_settled_their_claims(lab: Lab) -> None:
-    assert_settled(lab, *NOTEBOOKS)
+    assert_settled(lab, name)

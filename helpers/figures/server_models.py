@@ -183,39 +183,37 @@ def _limit_in_words(records: Sequence[Sweep]) -> str:
 class Grid:
     """A table of what a sweep found, for the last line of a cell or a terminal; of several records as in the figure.
 
-    A row per model: with so many `connections`, or with the most that it was measured with.
+    A column per model: with so many `connections`, or with the most that it was measured with.
     """
 
-    HEADINGS = (
-        "Model", "Connections", "Answers/s", "p50", "p99", "p99.9", "Its own", "Virtual", "Threads", "Processes",
-        "Switches/s", "Served",
+    ROWS = (
+        "connections", "answers/s", "p50", "p99", "p99.9", "memory of its own", "address space", "threads",
+        "processes", "switches/s", "clients served",
     )  # fmt: skip
-    CAPTION = (
-        "Latencies of the requests that were answered; memory of the server that is its own, and virtual (its address "
-        "space); clients that were ever served"
-    )
+    CAPTION = "Latencies are those of the requests that were answered; clients served: those ever answered"
 
     def __init__(self, records: Sweep | Sequence[Sweep], *, connections: int | None = None) -> None:
         lines = _lines([records] if isinstance(records, Sweep) else list(records))
-        self.rows = [_row(model, points, connections) for model, points in lines.items()]
+        self.headings = ("", *lines)
+        columns = [_column(points, connections) for points in lines.values()]
+        self.rows = list(zip(self.ROWS, *columns, strict=True))
 
     def _repr_html_(self) -> str:
-        return html_table(self.CAPTION, self.HEADINGS, self.rows)
+        return html_table(self.CAPTION, self.headings, self.rows)
 
     def __repr__(self) -> str:
-        return text_table(self.HEADINGS, self.rows)
+        return text_table(self.headings, self.rows)
 
 
 UNKNOWN = "–"
 
 
-def _row(model: str, points: Sequence[Point], connections: int | None) -> tuple[str, ...]:
+def _column(points: Sequence[Point], connections: int | None) -> tuple[str, ...]:
     """A model's cells; all unknown where it was not measured with so many connections."""
     point = next((each for each in points[::-1] if connections in (None, each.connections)), None)
     if point is None:
-        return (model, f"{connections:,}", *[UNKNOWN] * (len(Grid.HEADINGS) - 2))
+        return (f"{connections:,}", *[UNKNOWN] * (len(Grid.ROWS) - 1))
     return (
-        model,
         f"{point.connections:,}",
         f"{point.throughput.median:,.0f}",
         *map(_latency, (point.p50, point.p99, point.p999)),
