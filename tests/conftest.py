@@ -39,10 +39,8 @@ QUIET = {  # files whose comparisons a busy machine spoils; elsewhere single tes
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the files that need quiet, and tell which tests share a process in `.ci/test`: mostly those of a file."""
+    """Mark the files that need quiet."""
     for item in items:
-        part = getattr(item.module, "part_of", lambda _: "")(item)
-        item.add_marker(pytest.mark.xdist_group(item.path.stem + part))
         if item.path.name in QUIET and item.get_closest_marker("beside_others") is None:
             item.add_marker(pytest.mark.quiet)
 

@@ -24,11 +24,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 NOTEBOOKS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb")) if path.name != INTERACTIONS]
 
 
-def part_of(item: pytest.Item) -> str:
-    """Half of the notebooks in one process, half in another: they take longest of all tests."""
-    return f" {NOTEBOOKS.index(item.callspec.params['name']) % 2}"  # type: ignore[attr-defined]
-
-
 @pytest.fixture(scope="module")
 def page(lab: Lab, chromium: Browser) -> Notebook:
     """The page in which one notebook is opened after the other: to load JupyterLab takes longer than that."""

@@ -443,6 +443,21 @@ def test_shared_memory_is_gone_with_its_process() -> None:
     assert leftovers.wait_until(lambda: segment not in _all_segments())
 
 
+@on_linux
+def test_shared_memory_that_nobody_uses_yet_is_left_to_a_server_that_starts() -> None:
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    CREATE, PRIVATE_TO_US = 0o1000, 0o600  # <linux/ipc.h>
+    segment = libc.shmget(KEY, 4096, CREATE | PRIVATE_TO_US)
+    shared_memory.disown((US,), in_use=True)
+    assert str(segment) in _all_segments()
+    address = ctypes.c_void_p(libc.shmat(segment, None, 0))
+    shared_memory.disown((US,), in_use=True)
+    assert str(segment) in _all_segments(), "marked only: it is in use"
+    libc.shmdt(address)
+    assert str(segment) not in _all_segments()
+
+
 def _key(segment: str) -> int:
     table = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
     return next(int(row[0]) for row in table if row[1] == segment)

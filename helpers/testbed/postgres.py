@@ -534,9 +534,9 @@ def _wait(process: subprocess.Popen[bytes], folder: str, is_done: Callable[[], b
             raise _failure(folder)
         if time.monotonic() > deadline:
             raise NotStarted(f"PostgreSQL was not ready after {START_S:g} s: try again when the machine is less busy")
-        shared_memory.disown(_members(process.pid))
+        shared_memory.disown(_members(process.pid), in_use=True)
         time.sleep(LOOK_S)
-    shared_memory.disown(_members(process.pid))
+    shared_memory.disown(_members(process.pid), in_use=True)
 
 
 def _failure(folder: str) -> NotStarted:
