@@ -37,7 +37,7 @@ from helpers.figures import concurrency_and_parallelism as figures
 from helpers.figures import style
 from helpers.measure import estimate
 from helpers.record import Record
-from tests.test_figures import words
+from tests.test_figures import shipped, words
 
 two_cores = pytest.mark.skipif(len(machine.cores()) < 2, reason="needs two cores")
 pinning = pytest.mark.skipif(machine.pinning() is not None, reason="this system cannot pin")
@@ -435,8 +435,9 @@ def test_missing_vectors_are_said(vectors: Simd) -> None:
 # Pictures
 
 
-def pictures(meal: ThreeDishes, vectors: Simd, point: ThreadsOrProcesses) -> Iterator[Any]:
-    fixed = speedup.here("waiting", work_ms=20, repeats=5)
+def pictures() -> Iterator[Any]:
+    meal, vectors, point = shipped(three_dishes.name), shipped(simd.name), shipped(threads_or_processes.name)
+    fixed = shipped(speedup.name, work="waiting", growing=False)
     growing = replace(fixed, law="Gustafson")
     shift = {"processes": 2.0, "threads": 0.5, "even": 1.0}
     cells = zip([0, 1, 4, 16], [*shift, "even"], strict=True)
@@ -460,8 +461,8 @@ def named(record: Any) -> Any:
 
 
 @pytest.mark.beside_others
-def test_pictures_hold_together(meal: ThreeDishes, vectors: Simd, record: ThreadsOrProcesses) -> None:
-    for ax in pictures(meal, vectors, record):
+def test_pictures_hold_together() -> None:
+    for ax in pictures():
         figure = style._figure(ax)
         figure.draw_without_rendering()
         for text in words(figure):

@@ -180,7 +180,8 @@ def test_sizes_grow_to_the_largest() -> None:
 
 def test_data_makes_a_switch_dearer() -> None:
     record = working_set_cost.here("at-random", largest_kib=2048, repeats=5, rounds=1)
-    assert record.extra[-1].median > 3 * record.extra[0].median
+    bare, *extras = record.extra
+    assert max(extra.low for extra in extras) > 3 * bare.median, "where two sets outgrow a cache, if not sooner"
     assert record.figures()["refill"].median < 0.5, "while both sets fit the cache, lines do not come back from RAM"
 
 

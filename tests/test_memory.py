@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -116,6 +117,13 @@ def test_nothing_is_lost_in_the_sum(rows: list[tuple[int, int, str]]) -> None:
 # Live processes
 
 
+def settle(pid: int) -> None:
+    """Wait until each of its threads waits: it said its word a moment before."""
+    deadline = time.monotonic() + 10
+    while len(memory.stack_pointers(pid)) < len(os.listdir(f"/proc/{pid}/task")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 @contextmanager
 def program(code: str) -> Iterator[int]:
     """A process that runs that code, says a word, and waits for its input to end."""
@@ -123,6 +131,7 @@ def program(code: str) -> Iterator[int]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        settle(process.pid)
         yield process.pid
         process.stdin.write(b"\n")
         process.stdin.close()
@@ -132,6 +141,7 @@ def program(code: str) -> Iterator[int]:
 def test_the_map_adds_up_to_what_the_system_says(threads: int) -> None:
     with Specimen("threads") as one:
         one.ask(threads)
+        settle(one.pid)
         totals = memory.totals(memory.regions(one.pid))
         whole, status = memory.footprint(one.pid), psutil.Process(one.pid).memory_info()
     assert sum(each.virtual for each in totals.values()) == pytest.approx(status.vms, rel=0.01)
@@ -153,6 +163,7 @@ def test_every_thread_has_its_room() -> None:
     def rooms(count: int) -> int:
         with Specimen("threads") as one:
             one.ask(count)
+            settle(one.pid)
             return sum(region.group == "stacks" and "w" in region.permissions for region in memory.regions(one.pid))
 
     assert [rooms(count) for count in (0, 1, 8)] == [1, 2, 9]

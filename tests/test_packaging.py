@@ -169,16 +169,18 @@ def test_the_files_that_need_quiet_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shared", "quiet", "status"),
-    [(0, 0, 0), (5, 0, 0), (0, 5, 0), (5, 5, 5), (1, 0, 1), (0, 1, 1), (5, 1, 1), (1, 5, 1)],
+    ("shared", "quiet", "again", "status"),
+    [(0, 0, 9, 0), (5, 0, 9, 0), (0, 5, 9, 0), (5, 5, 9, 5), (2, 0, 9, 2), (1, 3, 9, 3)]
+    + [(1, 0, 1, 1), (0, 1, 1, 1), (5, 1, 1, 1), (1, 5, 1, 1), (1, 0, 0, 0), (0, 1, 0, 0), (1, 5, 0, 0)],
 )
-def test_both_steps_of_the_suite_count(shared: int, quiet: int, status: int, tmp_path: Path) -> None:
-    """A step in which `-k` chooses nothing (pytest says 5) doesn't, unless it is both."""
+def test_both_steps_of_the_suite_count(shared: int, quiet: int, again: int, status: int, tmp_path: Path) -> None:
+    """A step in which `-k` chooses nothing (pytest says 5) doesn't, unless it is both. What failed gets one more go."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)
     script, python = tmp_path / ".ci/test", tmp_path / ".venv/bin/python"
     script.write_text((ROOT / ".ci/test").read_text())
-    python.write_text(f'#!/bin/sh\ncase "$*" in *" -n "*"-k name") exit {shared};; *"-k name") exit {quiet};; esac\n')
+    steps = f'*" -n "*) exit {shared};; *--last-failed*) exit {again};; *) exit {quiet};;'
+    python.write_text(f'#!/bin/sh\ncase "$*" in *"-k name") ;; *) exit 8;; esac\ncase "$*" in {steps} esac\n')
     python.chmod(0o755)
     assert subprocess.run(["sh", script, "-k", "name"]).returncode == status
 

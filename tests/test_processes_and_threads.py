@@ -40,6 +40,7 @@ from helpers.experiments.processes_and_threads import (
 from helpers.figures import processes_and_threads as figures
 from helpers.figures import style
 from helpers.measure import estimate, in_fresh_process
+from tests.test_figures import shipped
 
 ROOT = Path(__file__).parent.parent
 
@@ -287,11 +288,9 @@ def test_where_nothing_is_copied_the_record_says_so(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.beside_others
-@reads_maps
-def test_the_memory_figures_say_what_they_show(
-    map_of_eight: MemoryMap, costs: dict[str, CostOfOneMore], inheritance: CopyOnWrite
-) -> None:
-    rows = list(costs.values())
+def test_the_memory_figures_say_what_they_show() -> None:
+    map_of_eight, inheritance = shipped(memory_map.name), shipped(copy_on_write.name)
+    rows = [shipped(cost_of_one_more.name, of=of) for of in ("tasks", "threads", "forked", "spawned")]
     for axes, words in (
         (figures.memory_map(map_of_eight, guess=30, ghost=map_of_eight), "With 1 thread"),
         (figures.cost_of_one_more(rows, guess=1500, ghosts=rows), style.bytes_text(rows[0].unique.median * KIB)),
@@ -524,16 +523,15 @@ def test_losses_in_words(samples: list[float], words: str) -> None:
 
 
 @pytest.mark.beside_others
-def test_the_figures_say_what_they_show(
-    starts: dict[int, StartCost], crashes: Crash, talks: dict[str, MessageCost]
-) -> None:
-    some = [talks[over] for over in ("pipe", "shared-memory", "variable")]
+def test_the_figures_say_what_they_show() -> None:
+    some = [shipped(message_cost.name, over=over) for over in ("pipe", "shared-memory", "variable")]
+    small, large = shipped(start_cost.name, touched_mib=0), shipped(start_cost.name, touched_mib=256)
     pictures = {
-        "fork": figures.start_cost([starts[0], starts[256]], guess=50, ghost=starts[256]),
-        "SIGSEGV": figures.crash(crashes, guess=2),
+        "fork": figures.start_cost([small, large], guess=50, ghost=large),
+        "SIGSEGV": figures.crash(shipped(crash.name), guess=2),
         "Event": figures.round_trip(some, guess=1e6, ghosts=some),
         "MB/s": figures.throughput(some, guess=1e6, ghosts=[None]),
-        "lost": figures.lost_updates(lost_updates.here(seconds_each=0.02, repeats=5), guess=99),
+        "lost": figures.lost_updates(shipped(lost_updates.name), guess=99),
     }
     for word, ax in pictures.items():
         assert word in style.alt(ax) + style.caption(ax)

@@ -102,10 +102,13 @@ def test_timers_join_the_queue_when_they_are_due_and_not_before(records: dict[st
     assert late.at_ms >= 30 and late.ready == ("tick", "tick")
 
 
-def test_a_cancelled_timer_stays_in_its_place_and_is_never_called(records: dict[str, Steps]) -> None:
-    steps = records["timers"].steps
-    assert any(timer.name == "pizza" and timer.cancelled for step in steps for timer in step.timers)
-    assert "pizza" not in {found[1] for step in steps if (found := TAKEN.match(step.words))}
+def test_a_cancelled_timer_stays_in_its_place_and_is_never_called() -> None:
+    for _ in range(5):  # on a machine that stalls for 10 ms, two timers are due at once, and it is in the queue by then
+        steps = record("timers").steps
+        assert "pizza" not in {found[1] for step in steps if (found := TAKEN.match(step.words))}
+        if any(timer.name == "pizza" and timer.cancelled for step in steps for timer in step.timers):
+            return
+    pytest.fail("it never stood cancelled among the timers")
 
 
 def test_coroutines_that_await_one_another_are_on_one_stack(records: dict[str, Steps]) -> None:

@@ -108,7 +108,7 @@ def _look(threads: int) -> tuple[list[memory.Region], memory.Footprint, int]:
         if started < threads:
             raise machine.TooSmall(f"needs {threads} threads, and the system starts no more than {started}")
         tries = 0
-        while (hidden := threads - len(memory.stack_pointers(one.pid))) and tries < 20:
+        while (hidden := threads - len(memory.stack_pointers(one.pid))) and tries < 100:
             tries += 1
             time.sleep(0.001)  # a thread shows its stack when it waits
         return memory.regions(one.pid), memory.footprint(one.pid), hidden

@@ -543,7 +543,7 @@ def _expect_crowd(make_pool: Callable[..., Any], threads: int, size: int, times:
     def use() -> None:
         ready.wait()
         for _ in range(times):
-            connection = get(LONG)
+            connection = _taken(get)
             if connection in held:
                 faults.append("Two threads had the same connection at once.")
             held.add(connection)
@@ -553,7 +553,7 @@ def _expect_crowd(make_pool: Callable[..., Any], threads: int, size: int, times:
 
     calls = [Call(use) for _ in range(threads)]
     for call in calls:
-        if not call.done(2 * LONG) or isinstance(call.error, TimeoutError):
+        if not call.done(2 * LONG):
             raise Mistake("asleep", f"{threads} threads shared {size} connections, and one of them waited in vain.")
         if call.error:
             raise call.error
@@ -562,3 +562,14 @@ def _expect_crowd(make_pool: Callable[..., Any], threads: int, size: int, times:
     if server.opened > size:
         raise Mistake("too-many", f"{threads} threads opened {server.opened} connections in a pool of {size}.")
     return f"{threads} threads took and gave back {threads * times} times; {server.opened} connections were enough."
+
+
+def _taken(get: Callable[[float], Any]) -> Any:
+    """A connection of a busy pool, which has to come within the time-out."""
+    began = time.monotonic()
+    try:
+        return get(LONG)
+    except TimeoutError:
+        waited = time.monotonic() - began
+        hint = "asleep" if waited > 0.9 * LONG else "woken-in-vain"
+        raise Mistake(hint, f"In a crowd `get({LONG:g})` gave up after {waited:.3f} s.") from None
