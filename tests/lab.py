@@ -17,10 +17,11 @@ from typing import Any
 import psutil
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
-from helpers import claims
+from helpers import claims, publish
 from helpers.ledger import Ledger
 from helpers.registry import REHEARSAL
 
+NOTEBOOKS = [path.name for path in sorted(publish.FOLDER.glob("*.ipynb"))]
 INTERACTIONS = "03_context_switching.ipynb"  # the notebook whose buttons are pressed
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium")
@@ -260,6 +261,16 @@ def photograph(notebook: Notebook, name: str) -> None:
     """Pictures of the notebook from top to bottom, for whoever wants to look at them."""
     if folder := os.environ.get("HELPERS_SCREENSHOTS"):
         assert notebook.photograph(Path(folder), name)
+
+
+def assert_runs_and_is_readable(notebook: Notebook, name: str) -> None:
+    """All of it, in a page that may still show another one."""
+    if notebook.name != name:
+        notebook.turn_to(name)
+    notebook.run_all(200)
+    assert_runs_through(notebook)
+    assert_readable(notebook)
+    assert_settled(notebook.lab, name)
 
 
 def assert_runs_through(notebook: Notebook) -> None:
