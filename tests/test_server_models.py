@@ -297,6 +297,7 @@ def left_outside() -> Queueing:
     return server_models.queueing.here(hold_ms=200, patience_ms=2500)
 
 
+@pytest.mark.quiet
 def test_who_finds_a_thread_is_served_and_the_others_wait(left_outside: Queueing) -> None:
     rooms = [client.room for client in left_outside.clients]
     assert rooms == ["threads"] * 2 + ["queue"] * 2 + ["backlog"] * 2 + ["nothing"] * 2
@@ -304,6 +305,7 @@ def test_who_finds_a_thread_is_served_and_the_others_wait(left_outside: Queueing
     assert left_outside.queued.median > left_outside.at_once.median
 
 
+@pytest.mark.quiet
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what Linux does with a full backlog")
 def test_who_finds_everything_full_is_left_without_an_answer(left_outside: Queueing) -> None:
     for client in left_outside.of("nothing"):
