@@ -112,6 +112,15 @@ def test_processes_of_clients_begin_together_and_tell() -> None:
     assert min(after for _, _, after in told) >= max(before for _, before, _ in told)
 
 
+def test_a_clients_latency_counts_from_when_it_asked() -> None:
+    found = pooling._closed_loop(2, lambda: time.sleep(0.005), 0.2)
+    assert 5 <= statistics.median(found.latencies_ms) < 50 and found.seconds >= 0.2
+
+
+def test_a_machine_that_is_too_slow_gets_one_request_done() -> None:
+    assert len(pooling._closed_loop(1, lambda: time.sleep(0.02), 0.0).latencies_ms) == 1
+
+
 def test_an_error_of_a_client_is_told_in_one_line() -> None:
     def client(place: int, ready: Callable[[], None]) -> None:
         if place:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import select
 import selectors
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -37,7 +39,7 @@ from helpers.figures import style
 from helpers.measure import MIB, estimate, quantile
 from helpers.record import Record
 from helpers.testbed import echo_servers
-from helpers.testbed.heartbeat import ASK_MS, CURES, Run
+from helpers.testbed.heartbeat import ASK_MS, BEAT_MS, CURES, Run, _beat
 from helpers.testbed.slow_readers import MESSAGE, PLACES
 from tests import test_figures
 
@@ -232,6 +234,19 @@ def test_every_cure_does_the_same_and_states_its_price(beating: Heartbeat) -> No
     process = beating.cure("process")
     assert process.memory is None or 0.2 < process.memory.median < 200
     assert all(cure.memory is None for cure in beating.cures if cure.name != "process")
+
+
+def test_an_idle_loop_has_no_lag() -> None:
+    """Which is counted from when a beat was due; the beat before was longer ago."""
+    beats: list[tuple[float, float]] = []
+
+    async def scene() -> None:
+        beating = asyncio.create_task(_beat(beats, time.perf_counter_ns()))
+        await asyncio.sleep(0.2)
+        beating.cancel()
+
+    asyncio.run(scene())
+    assert 0 <= min(late for _, late in beats) < BEAT_MS / 2
 
 
 def test_skipped_beats_count_with_what_they_would_have_waited() -> None:

@@ -39,7 +39,7 @@ from helpers.experiments.server_models import (
 from helpers.figures import server_models as figures
 from helpers.figures import style
 from helpers.measure import Estimate, estimate
-from helpers.testbed import visitors
+from helpers.testbed import crowd, visitors
 from helpers.testbed.load import Report, arrivals
 from helpers.testbed.servers import MODELS, serving
 from helpers.testbed.visitors import Visit
@@ -513,6 +513,13 @@ def test_no_more_is_extrapolated_than_is_claimed(room: int, word: str, monkeypat
 def test_nothing_is_extrapolated_from(stages: list[Stage]) -> None:
     assert server_models._on_one_thread(held_open(stages), MEMORY, KERNEL) is None
     assert server_models._on_one_thread(held_open(FLAT), MEMORY, None) is None
+
+
+@pytest.mark.skipif(crowd.available() is not None, reason="no crowd of clients here")
+def test_what_a_server_takes_without_connections_is_not_theirs() -> None:
+    with crowd.gathering() as clients:
+        each, _ = server_models._weighed(clients, server_models.OURS, (200, 400))
+    assert 0 < each < 10  # KiB; the interpreter's own, shared out among 400, would be more
 
 
 def test_the_kernels_part_is_taken_from_stage_to_stage() -> None:
