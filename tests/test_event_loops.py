@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import select
 import selectors
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 from matplotlib.axes import Axes
 
@@ -38,10 +40,10 @@ from helpers.figures import event_loops as figures
 from helpers.figures import style
 from helpers.measure import MIB, estimate, quantile
 from helpers.record import Record
-from helpers.testbed import echo_servers
+from helpers.testbed import echo_servers, program
 from helpers.testbed.heartbeat import ASK_MS, BEAT_MS, CURES, Run, _beat
 from helpers.testbed.slow_readers import MESSAGE, PLACES
-from tests import test_figures
+from tests import leftovers, test_figures
 
 
 def readable(ax: Axes) -> None:
@@ -170,6 +172,32 @@ def test_every_server_answers_every_request(echoed: Echo) -> None:
 
 
 @needs_fork
+def test_cpu_time_and_throughput_are_per_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand requests in half a second, for which the servers took 30, 24, 20 ms and the client 100."""
+    cpu = {"asyncio streams": 0.030, "tiny loop": 0.024, "tiny loop, thrifty": 0.020}
+
+    def told(*_: object, servers: dict[str, Any], repeats: int, **__: object) -> dict[str, list[list[float]]]:
+        return {name: [[1000, 0.5, cpu.get(name, 0.01), 0.1]] * repeats for name in servers}
+
+    monkeypatch.setattr(event_loops.program, "call", told)
+    record = echo.here(repeats=5)
+    found = {each.server: each for each in record.servers}
+    assert [found[name].cpu.median for name in cpu] == pytest.approx([30, 24, 20])
+    assert all(each.throughput.median == 2000 and each.client_cores == 0.2 for each in record.servers)
+    assert (record.compared.median, record.thrift.median) == pytest.approx((1.5, 1.2))
+
+
+def test_the_cpu_time_is_that_of_the_process_that_is_named() -> None:
+    with (
+        program.running(echo_servers.__name__, server="tiny loop") as server,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as idle,
+    ):
+        leftovers.wait_until(lambda: psutil.Process(idle.pid).status() == psutil.STATUS_SLEEPING)
+        requests, took, cpu, mine = echo_servers.ask(server["address"], idle.pid, 2, 0.1)
+    assert requests > 2 and took >= 0.1 and mine > 0
+    assert cpu < 0.05  # it only waited
+
+
 def test_uvloop_is_left_out_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loops, "find_spec", lambda _: None)
     for record in (hand_offs.here(count=200, repeats=5), echo.here(connections=1, seconds=0.01, repeats=5)):
@@ -247,6 +275,15 @@ def test_an_idle_loop_has_no_lag() -> None:
 
     asyncio.run(scene())
     assert 0 <= min(late for _, late in beats) < BEAT_MS / 2
+
+
+def test_the_price_of_a_cure_is_without_heartbeats_and_per_cpu_time_of_the_job() -> None:
+    """50 ms of computing, done after 100; 70 ms in all, of which a hundred beats took 10: without a job 200 took 20."""
+    run = Run([(0, 0.1)] * 100, [(0, 100, 50)], [1.0], cpu=70, hand_over=0.04, start=3, memory=None)
+    idle = Run([(0, 0.1)] * 200, [], [1.0], cpu=20, hand_over=0, start=0, memory=None)
+    cure = event_loops._cure("thread", [run] * 5, [idle] * 5)
+    assert (cure.job.median, cure.stretch.median, cure.cpu.median) == pytest.approx((100, 2, 1.2))
+    assert cure.hand_over and cure.hand_over.median == pytest.approx(40)
 
 
 def test_skipped_beats_count_with_what_they_would_have_waited() -> None:

@@ -110,6 +110,28 @@ def test_slices_hold_what_came_within_the_seconds() -> None:
     assert server_models._slices(generator, 2) == [[2, 3], [4]]
 
 
+def test_a_point_is_what_its_slices_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand answers in each of five slices, whose latencies are 1, 2, … 1000 µs."""
+    monkeypatch.setattr(server_models, "_slices", lambda _, count: [list(range(1000, 0, -1))] * count)
+    found = server_models._point("event loop", 2, seconds=0.1, slices=5, processes=2)
+    assert found.throughput.median == pytest.approx(5 * 1000 / 0.1)
+    assert found.p50 and found.p50.median == pytest.approx(0.5, rel=0.01)
+    assert found.p99 and found.p99.median == pytest.approx(0.99, rel=0.001)
+    assert found.p999 == pytest.approx(0.999, rel=0.0005)
+
+
+def test_in_a_closed_loop_connections_are_throughput_times_latency() -> None:
+    """Little's law, for a server at which they wait most of the time."""
+    found = server_models._point("event loop", 20, seconds=0.5, slices=5, processes=2)
+    assert found.p50 and found.p50.median >= server_models.SWEPT_WAIT_MS
+    assert found.throughput.median * found.p50.median / 1000 == pytest.approx(20, rel=0.5)
+
+
+def test_a_rate_counts_from_before() -> None:
+    assert server_models._rate(100, 300, 2.0) == 100
+    assert server_models._rate(None, 300, 2.0) is server_models._rate(100, None, 2.0) is None
+
+
 def point(model: str, connections: int, throughput: float, **values: Any) -> Point:
     usual: dict[str, Any] = {
         "model": model,
