@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -42,7 +43,7 @@ from helpers.measure import MIB, estimate, quantile
 from helpers.record import Record
 from helpers.testbed import echo_servers, program
 from helpers.testbed.heartbeat import ASK_MS, BEAT_MS, CURES, Run, _beat
-from helpers.testbed.slow_readers import MESSAGE, PLACES
+from helpers.testbed.slow_readers import MESSAGE, PLACES, Flow
 from tests import leftovers, test_figures
 
 
@@ -162,6 +163,22 @@ def test_two_take_turns_as_often_as_promised(name: str) -> None:
     side.run()
     assert len(calls) == 5 and calls[0] is calls[2] is calls[4] and calls[1] is calls[3]
     side.close()
+
+
+def test_a_sample_is_per_hand_off_in_both_clocks() -> None:
+    wall, cpu = event_loops._sampled(lambda: time.sleep(0.05), 10)
+    assert 5_000 <= wall < 40_000 and cpu < 2_000  # µs
+
+
+def test_a_hand_off_is_what_the_loop_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its clocks 5 and 3 µs, of which 2 and 1 are those of the same calls without a loop."""
+
+    def taken(conditions: dict[str, object], repeats: int) -> dict[str, list[tuple[float, float]]]:
+        return {name: [(5.0, 3.0) if ", " in name else (2.0, 1.0)] * repeats for name in conditions}
+
+    monkeypatch.setattr(event_loops, "interleave", taken)
+    record = hand_offs.here(count=200, repeats=5)
+    assert {(each.wall.median, each.cpu.median) for each in record.hand_offs} == {(3.0, 2.0)}
 
 
 @needs_fork
@@ -329,6 +346,14 @@ def test_debug_mode_finds_the_handler_that_computes(found: Culprit) -> None:
     assert found.usual_threshold_ms == 100 and found.price.median > 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="another clock")
+def test_two_tasks_hand_over_as_often_as_both_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([0, 4_000_000])
+    monkeypatch.setattr(event_loops, "YIELDS", 1000)
+    monkeypatch.setattr(event_loops.time, "process_time_ns", lambda: next(readings))
+    assert asyncio.run(event_loops._yields_us()) == 2.0
+
+
 def test_below_the_threshold_nobody_is_named() -> None:
     _, lines = event_loops._watched(1, 10_000)
     assert lines == []
@@ -358,6 +383,12 @@ def test_a_time_out_stops_who_waits_and_nobody_else(timed_out: TimeOuts) -> None
 @pytest.fixture(scope="module")
 def pressed() -> BackPressure:
     return back_pressure.here(sent_mib_s=3, read_mib_s=0.2, seconds=0.6)
+
+
+def test_held_is_what_was_left_in_the_end() -> None:
+    flow = Flow(MagicMock(), MagicMock(), curve=[(0.0, 0), (10.0, 3 * MIB), (20.0, 2 * MIB)], sent=5 * MIB)
+    way = event_loops._way("write alone", [flow] * 5)
+    assert (way.held.median, way.most.median, way.sent.median) == (2, 3, 5)
 
 
 @needs_fork

@@ -252,6 +252,10 @@ def test_a_thread_each_takes_address_space_and_little_memory(three_hundred: TenT
     assert threaded.virtual.median > 3 * threaded.memory.median
     assert threaded.steps[0] == (0, threaded.empty) and threaded.steps[-1][0] == 300
     assert 0 < threaded.per_connection.median < 1000
+    (_, empty), *_, (count, full) = threaded.steps
+    steps = threaded.per_connection.samples
+    assert min(steps) <= 1000 * (full - empty) / count <= max(steps), "the mean of all steps"
+    assert loop.p50 and loop.p99 and loop.p50.median < loop.p99.median
     assert three_hundred.far.median == pytest.approx(
         (threaded.empty + 100 * threaded.per_connection.median) / 1000, rel=0.01
     )
@@ -325,6 +329,8 @@ def test_who_finds_a_thread_is_served_and_the_others_wait(left_outside: Queueing
     assert rooms == ["threads"] * 2 + ["queue"] * 2 + ["backlog"] * 2 + ["nothing"] * 2
     assert all(client.is_served for client in left_outside.clients)
     assert left_outside.queued.median > left_outside.at_once.median
+    first = left_outside.of("queue")[0]
+    assert left_outside.queued.median == pytest.approx(first.ended.median - left_outside.hold_ms)
 
 
 @pytest.mark.quiet
@@ -333,6 +339,20 @@ def test_who_finds_everything_full_is_left_without_an_answer(left_outside: Queue
     for client in left_outside.of("nothing"):
         assert client.connected is not None and client.connected.median > 900
     assert left_outside.overflow.median > 900 and server_models.NO_OVERFLOW not in left_outside.warnings
+
+
+def test_a_spare_thread_answers_the_first_request_and_a_cold_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the number of threads that the server has after the first answer."""
+    seen: dict[str, list[int]] = {}
+
+    def taken(conditions: dict[str, Any], *_: object, **__: object) -> dict[str, list[int]]:
+        servers = {name: condition.args[0] for name, condition in conditions.items()}
+        seen.update({name: [server.usage().threads] for name, server in servers.items()})
+        return seen
+
+    monkeypatch.setattr(server_models, "interleave", taken)
+    spare, cold = server_models._first_answers(10)
+    assert spare == seen["spare"] > cold == seen["cold"]
 
 
 def test_a_server_that_lets_clients_in_turns_those_away_that_are_too_many() -> None:
@@ -411,6 +431,7 @@ def test_latencies_are_cut_into_stretches_in_the_order_of_the_answers() -> None:
     )
     found = server_models._latency(report, 5)
     assert found.p50.samples == (1.5, 3.5, 5.5, 7.5, 9.5) and found.worst == 10
+    assert found.p99.samples == pytest.approx((1.99, 3.99, 5.99, 7.99, 9.99))
     assert (found.answered, found.failed) == (10, 2)
     with pytest.raises(machine.TooSmall, match="10 of 12"):
         server_models._latency(report, 11)
@@ -520,6 +541,13 @@ def test_what_one_thread_would_hold_is_extrapolated_and_says_so() -> None:
     assert figure and "extrapolated from the 10,000" in figure.warnings[0]
     room = machine.fit(10**9, bytes_each=1024).count
     assert min(room / 2, 8 * 10**5) < figure.median * (MEMORY.median + KERNEL.median) < room * 2
+
+
+def test_what_the_kernel_takes_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(machine, "fit", lambda _, bytes_each: sizes.append(bytes_each) or SimpleNamespace(count=10))
+    server_models._on_one_thread(held_open(FLAT), MEMORY, KERNEL)
+    assert sizes == [round(1024 * (each + KERNEL.median)) for each in MEMORY.samples]
 
 
 @pytest.mark.parametrize(("room", "word"), [(10**9, "holds"), (60_000, "lower")])
