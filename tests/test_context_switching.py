@@ -193,6 +193,11 @@ def test_no_data_is_the_bare_switch() -> None:
 # Too many workers
 
 
+def test_who_gets_nothing_done_in_time_gets_more_time() -> None:
+    found = module._crowd(1, module._loops_for(0.05), 0.0, 0.01)
+    assert found.throughput > 0 and found.p50 > 10
+
+
 def test_computing_workers_wait_for_each_other() -> None:
     record = oversubscription.here("computing", per_core=8, seconds_each=0.1)
     at_cores = record.workers.index(record.cores)
